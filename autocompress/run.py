@@ -1,0 +1,221 @@
+"""A run on disk: its configuration, its trials, its front, and the model that fits."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna.trial import FrozenTrial
+from pydantic import Field
+from torch import nn
+
+from autocompress.artifact import Artifact
+from autocompress.budget import Budget
+from autocompress.document import Document
+from autocompress.errors import ArtifactError, RunError
+from autocompress.folders import trial_folder
+from autocompress.limits import Limit, parse_limits
+from autocompress.metric import Metric
+from autocompress.outcome import Outcome
+from autocompress.recipe import Recipe
+from autocompress.selection import choose, pareto_front
+from autocompress.space import SearchSpace
+from autocompress.task import Model
+
+FORMAT = 1
+STUDY_NAME = "autocompress"
+RECIPE, OUTCOME, DUPLICATE_OF = "recipe", "outcome", "duplicate_of"
+"""The user attributes of an Optuna trial."""
+RUN_FILE, CONFIG_FILE, ENV_FILE, STUDY_FILE, TEST_FILE = "run.json", "config.yaml", "env.json", "study.db", "test.json"
+
+
+class MetricRecord(Document):
+    """What a run keeps of a metric; its function stays with the task."""
+
+    name: str
+    higher_is_better: bool
+    is_share: bool
+
+
+class RunRecord(Document):
+    """`run.json`: what a search belongs to."""
+
+    format: int = FORMAT
+    task: str
+    fingerprint: str
+    metrics: tuple[MetricRecord, ...]
+
+
+class RunConfig(Document):
+    """`config.yaml`: what a search was asked for. All but the budget stays the same when it continues."""
+
+    space: SearchSpace
+    limits: tuple[str, ...] = ()
+    target: str
+    seed: int = 0
+    budget: Budget = Field(default_factory=Budget)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One scored trial: its recipe, its scores and the model it left."""
+
+    number: int
+    recipe: Recipe
+    outcome: Outcome
+    test_scores: dict[str, float]
+    """The metrics on the test split, for trials of the front; empty for others."""
+    path: Path
+    model: Model | None = None
+
+    @property
+    def scores(self) -> dict[str, float]:
+        return self.outcome.scores
+
+    def load(self, model: Model | None = None) -> nn.Module:
+        """The compressed model. `model` is needed only when the run was opened without its task.
+
+        Raises ArtifactError when a file is damaged or the model is another one.
+        """
+        source = model if model is not None else self.model
+        if source is None:
+            raise ArtifactError(f"trial {self.number} needs the model it was made from: pass the factory, load(model)")
+        return Artifact(self.path).load(source)
+
+    def save(self, path: str | Path) -> Artifact:
+        """A copy of the artifact in a new folder. Raises ArtifactError if there is something at `path`."""
+        return Artifact(self.path).save(path)
+
+
+class Run:
+    """A search's folder, read from disk; nothing here searches or needs Ray."""
+
+    def __init__(self, path: str | Path, model: Model | None = None) -> None:
+        """Raises RunError unless `path` is a run. `model` lets its trials load without being told the model."""
+        self.path = Path(path)
+        self._model = model
+        if not (self.path / RUN_FILE).is_file():
+            raise RunError(f"{self.path} is no run: it has no {RUN_FILE}")
+        self.record = RunRecord.read(self.path / RUN_FILE)
+        if self.record.format != FORMAT:
+            raise RunError(f"{self.path} has format {self.record.format}, but this autocompress reads {FORMAT}")
+        self.config = RunConfig.read(self.path / CONFIG_FILE)
+
+    @functools.cached_property
+    def metrics(self) -> tuple[Metric, ...]:
+        return tuple(Metric(m.name, _only_the_task_scores, m.higher_is_better, m.is_share) for m in self.record.metrics)
+
+    @property
+    def objective(self) -> Metric:
+        return self.metrics[0]
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        return parse_limits(self.config.limits, self.metrics)
+
+    @functools.cached_property
+    def all_trials(self) -> dict[int, tuple[Recipe, Outcome]]:
+        """Recipe and outcome of every trial that ended and counts, by number."""
+        found = {}
+        for trial in _frozen_trials(self.path / STUDY_FILE):
+            outcome = outcome_of(trial)
+            if outcome is not None and outcome.counts:
+                recipe = Recipe.parse(trial.user_attrs[RECIPE], f"trial {trial.number}")
+                found[trial.number] = (recipe, outcome)
+        return found
+
+    @property
+    def scored(self) -> dict[int, dict[str, float]]:
+        return {number: outcome.scores for number, (_, outcome) in self.all_trials.items() if outcome.scored}
+
+    @property
+    def baseline(self) -> Trial:
+        """Trial 0, the untouched model. Raises RunError when it was not scored yet."""
+        for number, (recipe, outcome) in self.all_trials.items():
+            if recipe == Recipe() and outcome.scored:
+                return self.trial(number)
+        raise RunError(f"{self.path} has no scored baseline yet: let the search run")
+
+    @functools.cached_property
+    def test_scores(self) -> dict[int, dict[str, float]]:
+        """Metrics on the test split, by trial."""
+        file = self.path / TEST_FILE
+        if not file.is_file():
+            return {}
+        return {int(number): scores for number, scores in json.loads(file.read_text(encoding="utf-8")).items()}
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row a trial, failures included, indexed by number.
+
+        Columns: state, the metrics, size_bytes, latency_ms, speedup with speedup_low and speedup_high (95 % interval),
+        test_<metric> where it was scored, recipe, error, method, plugin, work_s.
+        """
+        rows = {
+            number: {
+                "state": outcome.state,
+                **outcome.scores,
+                **{f"test_{name}": value for name, value in self.test_scores.get(number, {}).items()},
+                "recipe": str(recipe),
+                "error": outcome.error,
+                "method": outcome.method,
+                "plugin": outcome.plugin,
+                "work_s": outcome.work_s,
+            }
+            for number, (recipe, outcome) in self.all_trials.items()
+        }
+        frame = pd.DataFrame.from_dict(rows, orient="index", columns=self._columns())
+        frame.index.name = "trial"
+        return frame
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The rows that meet the limits and that no other such row beats in quality, size and latency together."""
+        feasible = {n: o.scores for n, (_, o) in self.all_trials.items() if o.state == "ok"}
+        return self.trials.loc[pareto_front(feasible, self.objective)]
+
+    def best(self, limits: Sequence[str] | None = None) -> Trial:
+        """The trial that fits the limits best; the search's own limits when none are given.
+
+        Raises NothingFits, naming the nearest trial, when none meets them.
+        """
+        wanted = self.limits if limits is None else parse_limits(limits, self.metrics)
+        names = {number: str(recipe) for number, (recipe, _) in self.all_trials.items()}
+        return self.trial(choose(self.scored, self.baseline.scores, self.objective, wanted, names))
+
+    def trial(self, number: int) -> Trial:
+        """One trial by number. Raises RunError when there is none or it was not scored."""
+        if number not in self.scored:
+            raise RunError(f"{self.path} has no scored trial {number}")
+        recipe, outcome = self.all_trials[number]
+        folder = trial_folder(self.path, number)
+        return Trial(number, recipe, outcome, self.test_scores.get(number, {}), folder, self._model)
+
+    def _columns(self) -> list[str]:
+        names = [metric.name for metric in self.metrics]
+        latency = ["latency_ms", "speedup", "speedup_low", "speedup_high"]
+        tests = [f"test_{name}" for name in names]
+        return ["state", *names, "size_bytes", *latency, *tests, "recipe", "error", "method", "plugin", "work_s"]
+
+
+def outcome_of(trial: FrozenTrial) -> Outcome | None:
+    """How a trial of the study ended, if it did."""
+    data = trial.user_attrs.get(OUTCOME)
+    return None if data is None else Outcome(**data)
+
+
+def _frozen_trials(database: Path) -> list[FrozenTrial]:
+    if not database.is_file():
+        return []
+    study = optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{database}")
+    return study.get_trials(deepcopy=False)
+
+
+def _only_the_task_scores(outputs: Any, targets: Any) -> float:
+    raise RunError("a run opened without its task cannot score: open it by the search that made it")

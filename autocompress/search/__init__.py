@@ -1,0 +1,83 @@
+"""The search: Optuna proposes under Ray Tune, trials run in worker processes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from autocompress.budget import Budget
+from autocompress.errors import InvalidInput
+from autocompress.limits import parse_limits
+from autocompress.measure.device import Target
+from autocompress.recipe import Recipe
+from autocompress.run import Run
+from autocompress.space import SearchSpace
+from autocompress.task import Task
+
+DEFAULT_LIMITS = ("accuracy_drop <= 1%",)
+"""What holds when the user names no limit and the task is judged by accuracy."""
+
+
+def search(
+    task: Task,
+    *,
+    space: SearchSpace | str | Path | None = None,
+    limits: Sequence[str] | None = None,
+    budget: Budget | None = None,
+    target: Target | str | None = None,
+    name: str | None = None,
+    runs: str | Path = "runs",
+    recipes: Sequence[Recipe] = (),
+    seed: int = 0,
+    workers: int | None = None,
+    latency_seconds: float = 3.0,
+    progress: bool = True,
+) -> Run:
+    """Search for compressed models of a task; the same call on the same run continues it.
+
+    Args:
+        space: what may be combined: a shipped space's name, a YAML file or a SearchSpace; all installed methods if None.
+        limits: like `accuracy_drop <= 1%`, `latency <= 5 ms`, `size <= 25% of baseline`.
+        budget: 50 trials if None.
+        target: where latency is measured, like `cuda:0@32`, `cpu@8x2`; the first GPU where there is one, else the CPU.
+        name: the run's folder under `runs`; the task's name if None.
+        recipes: known recipes, tried first.
+        workers: trials at a time; on a CPU one for each core, on a GPU one, if None.
+        latency_seconds: the longest that one latency measurement may take.
+        progress: whether to show on stderr what happens.
+
+    Raises InvalidInput for a task, space, limit or recipe that breaks a rule, RunError when the run's folder is in use,
+    not writable or belongs to another search. A trial that fails raises nothing: it is a row of the result.
+    """
+    from autocompress.search.engine import run_search  # Optuna and Ray are loaded only to search
+    from autocompress.search.settings import Settings
+
+    folder = name or task.name
+    if not re.fullmatch(r"[\w.-]*\w[\w.-]*", folder):
+        raise InvalidInput(f"a run's name is letters, digits, '.', '_' and '-', but got {folder!r}")
+    if workers is not None and workers < 1:
+        raise InvalidInput(f"workers must be at least 1, but got {workers}")
+    if limits is None:
+        limits = DEFAULT_LIMITS if task.objective.name == "accuracy" else ()
+    target = Target.parse(target) if isinstance(target, str) else target or Target.default()
+    settings = Settings(
+        task=task,
+        space=space if isinstance(space, SearchSpace) else SearchSpace.load(space) if space else SearchSpace(),
+        limits=parse_limits(limits, task.metrics),
+        budget=budget or Budget(),
+        target=target,
+        run=Path(runs) / folder,
+        recipes=tuple(recipes),
+        seed=seed,
+        workers=workers or default_workers(target),
+        latency_seconds=latency_seconds,
+        progress=progress,
+    )
+    return run_search(settings)
+
+
+def default_workers(target: Target) -> int:
+    """One trial at a time on a GPU; on a CPU as many as leave each its threads."""
+    return 1 if target.is_cuda else max(1, (os.cpu_count() or 1) // target.threads)

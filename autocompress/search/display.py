@@ -1,0 +1,164 @@
+"""What a search shows while it runs: a live table on a terminal, one line a trial elsewhere. All on stderr."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from autocompress.errors import NothingFits
+from autocompress.limits import Scores, show_bytes
+from autocompress.measure.device import hardware_name
+from autocompress.metric import Metric
+from autocompress.outcome import FAILED, Outcome
+from autocompress.plugins import Registry
+from autocompress.recipe import Recipe
+from autocompress.search.settings import Settings
+from autocompress.search.study import Proposal
+from autocompress.selection import choose
+from autocompress.space import BoundSpace
+
+
+class Display:
+    """Told what happens; never asked what to do."""
+
+    def __init__(self, settings: Settings, space: BoundSpace, plugins: Registry) -> None:
+        self._settings, self._space, self._plugins = settings, space, plugins
+        self._console = Console(stderr=True, quiet=not settings.progress, soft_wrap=True, highlight=False)
+        self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=2, transient=True)
+        self._started = time.monotonic()
+        self._recipes: dict[int, Recipe] = {}
+        self._running: dict[int, float] = {}
+        self._outcomes: dict[int, Outcome] = {}
+        self._baseline: Scores | None = None
+
+    def __enter__(self) -> Display:
+        self._say_header()
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live.is_started:
+            self._live.stop()
+
+    def known(self, outcomes: Mapping[int, Outcome]) -> None:
+        """What earlier calls of the same search found."""
+        for number, outcome in outcomes.items():
+            self._add(number, outcome)
+        if self._outcomes:
+            self._console.print(f"continuing: {self._done} of {self._settings.budget.trials or 'any'} trials are done")
+
+    def started(self, proposal: Proposal) -> None:
+        self._recipes[proposal.number] = proposal.recipe
+        self._running[proposal.number] = time.monotonic()
+
+    def finished(self, number: int, outcome: Outcome) -> None:
+        self._running.pop(number, None)
+        self._add(number, outcome)
+        if not self._console.is_terminal or outcome.failed:
+            self._console.print(
+                Text(f"{self._progress()}  {trial_line(number, outcome, self._objective)}  {self._recipes[number]}")
+            )
+
+    def testing(self, numbers: Sequence[int]) -> Iterator[int]:
+        """The numbers, one after the other, while each is scored on the test split."""
+        if numbers:
+            self._console.print(f"scoring {len(numbers)} models of the front on the test split")
+        yield from numbers
+
+    @property
+    def _objective(self) -> Metric:
+        return self._settings.task.objective
+
+    @property
+    def _done(self) -> int:
+        return sum(outcome.counts for outcome in self._outcomes.values())
+
+    def _add(self, number: int, outcome: Outcome) -> None:
+        self._outcomes[number] = outcome
+        if self._baseline is None and outcome.scored:
+            self._baseline = outcome.scores
+
+    def _say_header(self) -> None:
+        settings, budget = self._settings, self._settings.budget
+        spans = [f"{budget.trials} trials" if budget.trials else "", f"{budget.hours:g} h" if budget.hours else ""]
+        self._console.print(
+            f"run {settings.run}: latency on {settings.target} ({hardware_name(settings.target)}), "
+            f"{', '.join(span for span in spans if span) or 'until the space is exhausted'}, {settings.workers} at a time"
+        )
+        self._console.print(f"limits: {', '.join(limit.text for limit in settings.limits) or 'none'}")
+        self._console.print(f"methods: {', '.join(self._space.parameters) or 'none'}")
+        for name, reason in self._space.left_out.items():
+            self._console.print(f"left out {name}: {reason}")
+        for plugin in self._plugins.broken:
+            self._console.print(f"{plugin} failed to load: {plugin.reason}")
+
+    def _progress(self) -> str:
+        trials = self._settings.budget.trials
+        return f"[{self._done}/{trials}]" if trials else f"[{self._done}]"
+
+    def _time_left(self) -> str:
+        """From the time budget, or from the pace so far."""
+        elapsed = time.monotonic() - self._started
+        budget = self._settings.budget
+        left = [] if budget.hours is None else [budget.hours * 3600 - elapsed]
+        finished_here = sum(number in self._recipes for number in self._outcomes)
+        if budget.trials and finished_here:
+            left.append((budget.trials - self._done) * elapsed / finished_here)
+        return f"about {max(0.0, min(left)) / 60:.1f} min left" if left else "time left unknown"
+
+    def _table(self) -> RenderableType:
+        failed = Counter(o.state.removeprefix(FAILED) for o in self._outcomes.values() if o.failed)
+        causes = f" ({', '.join(f'{cause} {count}' for cause, count in failed.items())})" if failed else ""
+        summary = f"{self._progress()} done, {len(self._running)} running, {failed.total()} failed{causes}, {self._time_left()}"
+        table = Table("trial", "state", self._objective.name, "size", "latency", "speedup", "recipe", box=None)
+        for label, number in self._best_rows():
+            outcome = self._outcomes[number]
+            table.add_row(label, outcome.state, *score_cells(outcome.scores, self._objective), self._name(number))
+        for number, since in list(self._running.items()):
+            running = f"running {time.monotonic() - since:.0f} s"
+            table.add_row(str(number), running, "", "", "", "", self._name(number))
+        return Group(Text(summary), table)
+
+    def _best_rows(self) -> list[tuple[str, int]]:
+        scored = {number: outcome.scores for number, outcome in self._outcomes.items() if outcome.scored}
+        if self._baseline is None:
+            return []
+        rows = [(f"{min(scored)} baseline", min(scored))]
+        try:
+            best = choose(scored, self._baseline, self._objective, self._settings.limits, dict.fromkeys(scored, ""))
+        except NothingFits:
+            return rows
+        return [*rows, (f"{best} best", best)]
+
+    def _name(self, number: int) -> str:
+        recipe = self._recipes.get(number)
+        return str(recipe) if recipe is not None else "from an earlier call"
+
+
+def score_cells(scores: Scores, objective: Metric) -> tuple[str, str, str, str]:
+    """Quality, size, latency and speedup, for a table."""
+    return (
+        f"{scores[objective.name]:.4f}",
+        show_bytes(scores["size_bytes"]),
+        f"{scores['latency_ms']:.3g} ms",
+        f"{scores['speedup']:.2f}x",
+    )
+
+
+def trial_line(number: int, outcome: Outcome, objective: Metric) -> str:
+    """One trial in one line."""
+    if outcome.scored:
+        quality, *rest = score_cells(outcome.scores, objective)
+        return f"trial {number}  {outcome.state}  {objective.name} {quality}  {'  '.join(rest)}"
+    where = f" in {outcome.method}" if outcome.method else ""
+    return f"trial {number}  {outcome.state}{where}  {outcome.error}"

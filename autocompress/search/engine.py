@@ -1,0 +1,141 @@
+"""The main loop of a search.
+
+`Search.propose` and `Search.finish` are the loop's two halves: Ray Tune asks for the next trial whenever a worker is
+free, and hands back what became of it. Everything that must survive is in the run's folder before `finish` returns.
+"""
+
+from __future__ import annotations
+
+import time
+
+from autocompress.artifact import Artifact
+from autocompress.errors import AutocompressError, RunError
+from autocompress.limits import check_against_baseline
+from autocompress.measure.accuracy import evaluate
+from autocompress.outcome import Outcome
+from autocompress.plugins import registry
+from autocompress.recipe import Recipe
+from autocompress.run import Run
+from autocompress.search.display import Display
+from autocompress.search.folder import RunFolder, open_run
+from autocompress.search.settings import Settings
+from autocompress.search.study import Proposal, SearchStudy
+from autocompress.search.trial import TrialContext, dead_worker_outcome, recorded_outcome
+from autocompress.space import bind, known_recipes
+
+
+class Search:
+    """One search while it runs: what is next, what came back."""
+
+    def __init__(self, settings: Settings, folder: RunFolder, study: SearchStudy, display: Display) -> None:
+        self._settings, self._folder, self._study, self._display = settings, folder, study, display
+        hours = settings.budget.hours
+        self._deadline = None if hours is None else time.monotonic() + hours * 3600
+        self._running: set[int] = set()
+        self._exhausted = False
+        self.error: AutocompressError | None = None
+        """What makes going on pointless: the baseline cannot be scored, or contradicts the limits."""
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing runs and nothing is left to propose."""
+        return not self._running and not self._may_propose
+
+    @property
+    def seconds_left(self) -> float | None:
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def propose(self) -> Proposal | None:
+        """The next trial; None while there is nothing to start: workers busy, baseline not scored yet, budget spent."""
+        if not self._may_propose or len(self._running) >= self._settings.workers:
+            return None
+        if self._running and self._study.baseline is None:
+            return None
+        proposal = self._study.ask()
+        if proposal is None:
+            self._exhausted = True
+            return None
+        self._running.add(proposal.number)
+        self._folder.event("started", trial=proposal.number, recipe=str(proposal.recipe))
+        self._display.started(proposal)
+        return proposal
+
+    def finish(self, number: int, outcome: Outcome | None) -> None:
+        """Record how a trial ended; None when its process is gone, or said nothing: its folder knows more."""
+        if outcome is None:
+            path, minutes = self._folder.path, self._settings.budget.minutes_per_trial
+            outcome = recorded_outcome(path, number) or dead_worker_outcome(path, number, minutes)
+        outcome = self._study.tell(number, outcome)
+        self._running.discard(number)
+        self._folder.event("finished", trial=number, state=outcome.state, error=outcome.error)
+        self._display.finished(number, outcome)
+        self._check_baseline(outcome)
+
+    @property
+    def _may_propose(self) -> bool:
+        trials = self._settings.budget.trials
+        spent = trials is not None and self._study.count + len(self._running) >= trials
+        return not (spent or self._exhausted or self.error or self.seconds_left == 0)
+
+    def _check_baseline(self, outcome: Outcome) -> None:
+        """The first trial is the baseline: without its scores nothing can be judged."""
+        if self.error is not None:
+            return
+        if self._study.baseline is None:
+            self.error = RunError(f"the baseline could not be scored, so nothing can be compared: {outcome.error}")
+            return
+        try:
+            check_against_baseline(self._settings.limits, self._study.baseline)
+        except AutocompressError as error:
+            self.error = error
+
+
+def run_search(settings: Settings) -> Run:
+    """Check everything, search until the budget is spent, score the front on the test split, and read the run back."""
+    from autocompress.search.ray_session import run_trials  # Ray is loaded once the input is known to be good
+
+    settings.task.check()
+    plugins = registry()
+    space = bind(settings.space, settings.task, plugins)
+    known = known_recipes(settings.space, settings.recipes, space, plugins, settings.task)
+    with open_run(settings) as folder, Display(settings, space, plugins) as display:
+        study = SearchStudy(folder.study_url, space, settings.task.objective, settings.limits, settings.seed)
+        study.adopt_orphans(lambda number: recorded_outcome(folder.path, number))
+        for recipe in [Recipe(), *known]:
+            study.enqueue(recipe)
+        display.known(study.outcomes)
+        search = Search(settings, folder, study, display)
+        try:
+            if not search.done:
+                run_trials(search, _context(settings, folder), settings.workers, folder.log_file)
+        finally:
+            study.close()
+        if search.error is not None:
+            raise search.error
+        score_front_on_test(settings, folder, display)
+    return Run(folder.path, settings.task.model)
+
+
+def score_front_on_test(settings: Settings, folder: RunFolder, display: Display) -> None:
+    """The metrics of baseline and front on the test split, which no trial has seen; each trial once."""
+    run = Run(folder.path)
+    if not run.scored:
+        return
+    scores = dict(run.test_scores)
+    missing = [n for n in sorted({run.baseline.number, *run.front.index}) if n not in scores]
+    for number in display.testing(missing):
+        model = Artifact(run.trial(number).path).load(settings.task.trained_model(), settings.target)
+        scores[number] = evaluate(model, settings.task.test, settings.task, settings.target)
+    if missing:
+        folder.write_test_scores(scores)
+
+
+def _context(settings: Settings, folder: RunFolder) -> TrialContext:
+    return TrialContext(
+        settings.task,
+        settings.target,
+        folder.path.resolve(),
+        settings.seed,
+        settings.budget.minutes_per_trial,
+        settings.latency_seconds,
+    )

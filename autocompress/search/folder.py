@@ -1,0 +1,157 @@
+"""The folder of a run that is being searched: one driver at a time, one search a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from autocompress.errors import RunError
+from autocompress.measure.device import hardware_name
+from autocompress.plugins import registry
+from autocompress.run import (
+    CONFIG_FILE,
+    ENV_FILE,
+    RUN_FILE,
+    STUDY_FILE,
+    TEST_FILE,
+    MetricRecord,
+    RunConfig,
+    RunRecord,
+)
+from autocompress.search.settings import Settings
+
+LOCK_FILE, EVENTS_FILE, LOG_FILE = ".lock", "events.jsonl", "engine.log"
+RECORDED_PACKAGES = ("autocompress", "torch", "torchvision", "optuna", "ray", "torchao", "torch-pruning")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where the driver of a search writes."""
+
+    path: Path
+
+    @property
+    def study_url(self) -> str:
+        return f"sqlite:///{self.path / STUDY_FILE}"
+
+    @property
+    def log_file(self) -> Path:
+        """Ray's and Optuna's own messages."""
+        return self.path / LOG_FILE
+
+    def event(self, kind: str, **details: Any) -> None:
+        """Append one line to the run's diary."""
+        line = json.dumps({"time": time.time(), "event": kind, **details})
+        with (self.path / EVENTS_FILE).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def write_test_scores(self, scores: Mapping[int, Mapping[str, float]]) -> None:
+        write_whole(self.path / TEST_FILE, json.dumps(scores, indent=1))
+
+
+@contextmanager
+def open_run(settings: Settings) -> Iterator[RunFolder]:
+    """A new folder, or the one that this search is to continue, locked against a second driver.
+
+    Raises RunError when it cannot be written, is in use, or was made by another search.
+    """
+    path = settings.run
+    try:
+        (path / "trials").mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path / LOCK_FILE)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(
+            f"run {str(path)!r} is in use by another search: wait for it, or choose another --name"
+        ) from None
+    except OSError as error:
+        raise RunError(f"run {str(path)!r} cannot be written ({error.strerror}): choose another folder") from None
+    try:
+        _claim(path, settings)
+        folder = RunFolder(path)
+        folder.event("opened", process=os.getpid())
+        yield folder
+        folder.event("closed")
+    finally:
+        lock.release()
+
+
+def _claim(path: Path, settings: Settings) -> None:
+    record, config = _record(settings), _config(settings)
+    if (path / RUN_FILE).exists():
+        _check_same(path, record, config)
+    else:
+        write_whole(path / ENV_FILE, json.dumps(_environment(settings), indent=1))
+        write_whole(path / RUN_FILE, record.model_dump_json(indent=1))
+    write_whole(path / CONFIG_FILE, yaml.safe_dump(config.plain(), sort_keys=False))
+
+
+def _check_same(path: Path, record: RunRecord, config: RunConfig) -> None:
+    """A run continues only the search that made it: same task, space, limits, target and seed."""
+    old_record, old_config = RunRecord.read(path / RUN_FILE), RunConfig.read(path / CONFIG_FILE)
+    if old_record.format != record.format:
+        raise RunError(
+            f"run {str(path)!r} has format {old_record.format}, but this autocompress writes {record.format}"
+        )
+    if old_record != record:
+        raise RunError(f"run {str(path)!r} was made with another model, data or metrics: choose another --name")
+    for name in ("space", "limits", "target", "seed"):
+        old, new = getattr(old_config, name), getattr(config, name)
+        if old != new:
+            way_out = "choose another --name"
+            if name == "limits":
+                way_out += f", or select from it without searching: autocompress best {path} --limit '...'"
+            raise RunError(f"run {str(path)!r} was made with other {name} ({_brief(old)}): {way_out}")
+
+
+def _brief(value: Any) -> str:
+    text = ", ".join(value) if isinstance(value, tuple) else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _record(settings: Settings) -> RunRecord:
+    task = settings.task
+    metrics = tuple(
+        MetricRecord(name=m.name, higher_is_better=m.higher_is_better, is_share=m.is_share) for m in task.metrics
+    )
+    return RunRecord(task=task.name, fingerprint=task.fingerprint, metrics=metrics)
+
+
+def _config(settings: Settings) -> RunConfig:
+    return RunConfig(
+        space=settings.space,
+        limits=tuple(limit.text for limit in settings.limits),
+        target=str(settings.target),
+        seed=settings.seed,
+        budget=settings.budget,
+    )
+
+
+def _environment(settings: Settings) -> dict[str, Any]:
+    """Versions and hardware, for whoever reads the figures later."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "hardware": hardware_name(settings.target),
+        "cpus": os.cpu_count(),
+        "packages": {name: metadata.version(name) for name in RECORDED_PACKAGES},
+        "plugins": {plugin.name: f"{plugin.distribution} {plugin.version}" for plugin in registry().plugins},
+    }
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file in one step, so that a reader sees the old text or the new."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

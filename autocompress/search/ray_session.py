@@ -1,0 +1,88 @@
+"""A Ray Tune run as a disposable session: quiet, on loopback, and nothing in it that must be kept."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # every port on 127.0.0.1
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # a snapshot of the session is never read
+    # Workers see all GPUs and use the target's; who measures is settled by the device lock.
+    "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(16),
+}
+for _name, _value in ENVIRONMENT.items():  # Ray reads them when it is imported
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+
+from autocompress.search.engine import Search  # noqa: E402
+from autocompress.search.searcher import LoopSearcher  # noqa: E402
+from autocompress.search.trial import TrialContext  # noqa: E402
+from autocompress.search.worker import TrialWorker  # noqa: E402
+
+
+def run_trials(search: Search, context: TrialContext, workers: int, log_file: Path) -> None:
+    """Run what the search proposes on that many worker processes, until it proposes nothing more or time is up."""
+    with _chatter_to(log_file), _session(workers) as folder:
+        tuner = tune.Tuner(
+            tune.with_parameters(TrialWorker, context=context),
+            tune_config=tune.TuneConfig(
+                search_alg=LoopSearcher(search),
+                num_samples=-1,
+                reuse_actors=True,
+                time_budget_s=search.seconds_left,
+            ),
+            run_config=tune.RunConfig(storage_path=str(folder), name="session", verbose=0),
+        )
+        tuner.fit()
+
+
+@contextmanager
+def _session(workers: int) -> Iterator[Path]:
+    """Ray, started here unless the caller is connected already, and a folder for what Tune writes."""
+    started = not ray.is_initialized()
+    if started:
+        ray.init(
+            num_cpus=workers,
+            include_dashboard=False,
+            configure_logging=False,
+            log_to_driver=False,
+        )
+    folder = Path(tempfile.mkdtemp(prefix="autocompress-"))
+    try:
+        yield folder
+    finally:
+        if started:
+            ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _chatter_to(path: Path) -> Iterator[None]:
+    """Ray's and Optuna's log records go to a file, and no further."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("ray", "optuna")]
+    before = [(logger.handlers[:], logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [handler], False
+    try:
+        yield
+    finally:
+        for logger, (handlers, propagate) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+        handler.close()

@@ -1,0 +1,59 @@
+"""Ray Tune's way to ask a search for trials. Ray's own OptunaSearch loses failed trials and cannot pass limits on."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from ray.tune.search import Searcher
+
+from autocompress.outcome import Outcome
+from autocompress.search.study import Proposal
+
+
+class Loop(Protocol):
+    """The two halves of the main loop."""
+
+    @property
+    def done(self) -> bool: ...
+
+    def propose(self) -> Proposal | None: ...
+
+    def finish(self, number: int, outcome: Outcome | None) -> None: ...
+
+
+class LoopSearcher(Searcher):  # type: ignore[misc]
+    """Hands proposals to Ray Tune and outcomes back."""
+
+    def __init__(self, loop: Loop) -> None:
+        super().__init__(metric=None, mode=None)
+        self._loop: Loop | None = loop
+        self._numbers: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        assert self._loop is not None
+        proposal = self._loop.propose()
+        if proposal is None:
+            return Searcher.FINISHED if self._loop.done else None
+        self._numbers[trial_id] = proposal.number
+        return {"number": proposal.number, "recipe": proposal.recipe.plain()}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Called once a trial; a trial without a result failed, or was stopped when the time was up."""
+        assert self._loop is not None
+        number = self._numbers.pop(trial_id, None)
+        if number is None:
+            return
+        text = None if error or not result else result.get("outcome")
+        if text is None and not error:
+            return  # stopped by the time budget or Ctrl-C: the study closes it as interrupted
+        self._loop.finish(number, None if text is None else Outcome.from_json(text))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray snapshots its searcher now and then; ours has nothing that a snapshot should keep."""
+        return {**self.__dict__, "_loop": None}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is the truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: a search continues from its study."""

@@ -1,0 +1,30 @@
+"""Everything a search was asked for, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from autocompress.budget import Budget
+from autocompress.limits import Limit
+from autocompress.measure.device import Target
+from autocompress.recipe import Recipe
+from autocompress.space import SearchSpace
+from autocompress.task import Task
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of `autocompress.search`, with the defaults filled in."""
+
+    task: Task
+    space: SearchSpace
+    limits: tuple[Limit, ...]
+    budget: Budget
+    target: Target
+    run: Path
+    recipes: tuple[Recipe, ...]
+    seed: int
+    workers: int
+    latency_seconds: float
+    progress: bool

@@ -1,0 +1,167 @@
+"""One trial, in a worker process: compress, save, load what was saved, score it."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import random
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import torch
+from torch import nn
+
+from autocompress.artifact import load_model, seal, shipped_bytes, write_model
+from autocompress.compress import compress
+from autocompress.errors import first_line
+from autocompress.folders import partial_folder, publish, trial_folder
+from autocompress.measure.device import Target
+from autocompress.measure.score import NotANumber, score
+from autocompress.method import NoEffect
+from autocompress.outcome import OK, Outcome, failure
+from autocompress.plugins import registry
+from autocompress.recipe import Recipe
+from autocompress.task import Task
+
+HANG_FILE, ERROR_FILE, LOG_FILE, OUTCOME_FILE = "hang.txt", "error.json", "log.txt", "outcome.json"
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """What all trials of a search share; sent once to each worker."""
+
+    task: Task
+    target: Target
+    run: Path
+    seed: int
+    minutes_per_trial: float | None
+    latency_seconds: float
+
+
+class TrialFailed(Exception):
+    """The trial failed and its folder says how; raised so that its process is not used again."""
+
+
+class TrialRunner:
+    """Carries out trials in one process, which keeps the baseline at hand."""
+
+    def __init__(self, context: TrialContext) -> None:
+        trained = context.task.trained_model()
+        self.context = replace(context, task=replace(context.task, model=trained, weights=None))
+        self.baseline = self.context.task.trained_model().to(context.target.torch_device)
+        self.inputs = context.task.inputs(context.target.batch_size)
+        torch.set_num_threads(context.target.threads)
+        self._acting = ""
+
+    def run(self, number: int, recipe: Recipe) -> Outcome:
+        """The outcome, with the trial's folder complete; raises TrialFailed after a failure was written there."""
+        folder = partial_folder(self.context.run, number)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        started = time.monotonic()
+        with _logging_to(folder / LOG_FILE) as log, self._watchdog(folder):
+            try:
+                outcome = self._carry_out(folder, recipe)
+            except (Exception, SystemExit) as error:  # plugins' and users' code
+                traceback.print_exc(file=log)
+                outcome = self._failure(error, time.monotonic() - started)
+        (folder / HANG_FILE).unlink()
+        finish_folder(self.context.run, number, outcome)
+        if outcome.failed:
+            raise TrialFailed(outcome.error)
+        return outcome
+
+    def _carry_out(self, folder: Path, recipe: Recipe) -> Outcome:
+        context, plugins = self.context, registry()
+        _seed_all(context.seed)
+        start = time.monotonic()
+        self._acting = ""
+        compressed = compress(
+            context.task, recipe, registry=plugins, target=context.target, seed=context.seed, on_step=self._on_step
+        )
+        worked = time.monotonic() - start
+        write_model(folder, compressed, recipe, context.target, plugins)
+        shipped = load_model(folder, self._fresh_model(), plugins, context.target)
+        start = time.monotonic()
+        scores, latency = score(
+            shipped, self.baseline, shipped_bytes(folder), self.inputs,
+            context.task, context.target, context.latency_seconds,
+        )  # fmt: skip
+        worked += time.monotonic() - start
+        (folder / "metrics.json").write_text(json.dumps(scores), encoding="utf-8")
+        (folder / "latency.json").write_text(json.dumps(latency.plain()), encoding="utf-8")
+        return Outcome(OK, scores, work_s=worked)
+
+    def _fresh_model(self) -> nn.Module:
+        return self.context.task.trained_model()
+
+    def _on_step(self, method: str) -> None:
+        self._acting = method
+
+    def _failure(self, error: BaseException, seconds: float) -> Outcome:
+        cause = "no_effect" if isinstance(error, NoEffect) else "nan" if isinstance(error, NotANumber) else "raise"
+        plugin = registry().plugin_of(self._acting) if self._acting else None
+        where = f"{plugin.distribution} {plugin.version}" if plugin else ""
+        return failure(cause, first_line(error), self._acting, where, seconds)
+
+    @contextlib.contextmanager
+    def _watchdog(self, folder: Path) -> Iterator[None]:
+        """Ends this process when the trial's minutes are over, even inside C code, leaving a traceback in a file."""
+        minutes = self.context.minutes_per_trial
+        with (folder / HANG_FILE).open("w") as hang:
+            if minutes:
+                faulthandler.dump_traceback_later(minutes * 60, exit=True, file=hang)
+            try:
+                yield
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+
+
+def finish_folder(run: Path, number: int, outcome: Outcome) -> None:
+    """Write the outcome into a trial's partial folder and give the folder its name."""
+    folder = partial_folder(run, number)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / OUTCOME_FILE).write_text(outcome.to_json(), encoding="utf-8")
+    if outcome.scored:
+        seal(folder)
+    publish(folder, trial_folder(run, number))
+
+
+def dead_worker_outcome(run: Path, number: int, minutes: float | None) -> Outcome:
+    """What became of a trial whose process is gone: over its minutes, or killed. Completes its folder."""
+    hang = partial_folder(run, number) / HANG_FILE
+    if hang.is_file() and hang.stat().st_size:
+        outcome = failure("timeout", f"took longer than {minutes} minutes; {HANG_FILE} says where it was")
+    else:
+        outcome = failure("killed", "its process died: killed by a signal, out of memory, or crashed")
+    finish_folder(run, number, outcome)
+    return outcome
+
+
+def recorded_outcome(run: Path, number: int) -> Outcome | None:
+    """The outcome in a finished trial's folder, if there is one."""
+    file = trial_folder(run, number) / OUTCOME_FILE
+    return Outcome.from_json(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+@contextlib.contextmanager
+def _logging_to(path: Path) -> Iterator[TextIO]:
+    """Everything that Python code prints goes to the trial's log."""
+    with path.open("w", encoding="utf-8", buffering=1) as log:
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            yield log
+    sys.stdout.flush()
+
+
+def _seed_all(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

@@ -1,0 +1,204 @@
+"""The search space: which methods and which of their parameters a search may use."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autocompress.compress import resolve
+from autocompress.document import Document
+from autocompress.errors import InvalidInput, did_you_mean, first_line
+from autocompress.method import NotApplicable, Technique
+from autocompress.parameters import Choice, Float, Integer, Parameter, narrow
+from autocompress.plugins import Registry
+from autocompress.recipe import Recipe, Recovery, Step
+from autocompress.task import Task
+
+NO_STEP = "none"
+"""The choice of no method, which every technique has."""
+
+RECOVERY: Mapping[str, Parameter] = {
+    "epochs": Integer(1, 1000, default=3),
+    "learning_rate": Float(1e-6, 1.0, default=1e-3, log=True),
+    "batch_size": Integer(1, 65536, default=64, log=True),
+}
+"""What a space may say of the recovery."""
+
+USUAL_RECOVERY: Mapping[str, Any] = {
+    "epochs": {"low": 1, "high": 10},
+    "learning_rate": {"low": 1e-4, "high": 1e-2},
+    "batch_size": 64,
+}
+"""What holds for whatever a space leaves unsaid."""
+
+Choose = Callable[[str, Parameter], Any]
+"""Gives the value of a named parameter: a sampler's, a random or a recorded one."""
+
+
+class SearchSpace(Document):
+    """What a search may combine, as written in YAML."""
+
+    description: str = ""
+    methods: dict[str, dict[str, Any] | None] | None = None
+    """Methods by name with narrowed parameters: a value, a list of values, or `{low:, high:}`; left out: all installed."""
+    recovery: dict[str, Any] = {}
+    """Narrowed `epochs`, `learning_rate`, `batch_size`."""
+    recipes: tuple[Recipe, ...] = ()
+    """Known recipes, tried first."""
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> SearchSpace:
+        """A space by the name of a shipped one (`quickstart`), or from a YAML file."""
+        path = Path(name_or_path)
+        if path.suffix in (".yaml", ".yml", ".json"):
+            return cls.read(path)
+        shipped = {path.stem: path for path in _shipped_folder().glob("*.yaml")}
+        if str(name_or_path) not in shipped:
+            raise InvalidInput(
+                f"unknown search space {str(name_or_path)!r}{did_you_mean(str(name_or_path), shipped)}"
+                " (a file's name ends in .yaml)"
+            )
+        return cls.read(shipped[str(name_or_path)])
+
+
+@dataclass(frozen=True)
+class BoundSpace:
+    """A search space bound to a task and the installed methods: checked, and only what applies."""
+
+    parameters: Mapping[str, Mapping[str, Parameter]]
+    """The narrowed parameters of every method that applies."""
+    methods: Mapping[Technique, tuple[str, ...]]
+    recovery: Mapping[str, Parameter]
+    needs_training: frozenset[str]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Methods that do not apply, with their reasons."""
+
+    def recipe(self, choose: Choose) -> Recipe:
+        """The recipe that a sequence of choices makes; parameters are asked for only when they matter."""
+        steps = []
+        for technique, names in self.methods.items():
+            name = choose(technique, Choice((NO_STEP, *names), NO_STEP))
+            if name != NO_STEP:
+                steps.append(Step(method=name, params=self._choose_all(name, self.parameters[name], choose)))
+        if not any(step.method in self.needs_training for step in steps):
+            return Recipe(steps=tuple(steps))
+        return Recipe(steps=tuple(steps), recovery=Recovery(**self._choose_all("recovery", self.recovery, choose)))
+
+    def random_recipe(self, rng: random.Random) -> Recipe:
+        return self.recipe(lambda name, parameter: _draw(parameter, rng))
+
+    def choices(self, recipe: Recipe) -> dict[str, Any]:
+        """The named choices that make a recipe; raises InvalidInput when the space does not hold it."""
+        steps = {step.method: step for step in recipe.steps}
+        given = {f"{name}.{key}": value for name, step in steps.items() for key, value in step.params.items()}
+        given |= {f"recovery.{key}": value for key, value in recipe.recovery.plain().items()}
+        for technique, names in self.methods.items():
+            given[technique] = next((name for name in names if name in steps), NO_STEP)
+        made: dict[str, Any] = {}
+
+        def recall(name: str, parameter: Parameter) -> Any:
+            try:
+                made[name] = parameter.check(given.get(name, parameter.default))
+            except ValueError as error:
+                raise InvalidInput(f"recipe '{recipe}' is outside the search space: {name!r} {error}") from None
+            return made[name]
+
+        if self.recipe(recall).key != recipe.key:
+            raise InvalidInput(f"recipe '{recipe}' is outside the search space: the nearest is '{self.recipe(recall)}'")
+        return made
+
+    def _choose_all(self, prefix: str, parameters: Mapping[str, Parameter], choose: Choose) -> dict[str, Any]:
+        return {name: choose(f"{prefix}.{name}", parameter) for name, parameter in parameters.items()}
+
+
+def bind(space: SearchSpace, task: Task, registry: Registry) -> BoundSpace:
+    """The space over the methods that apply to the task.
+
+    Raises InvalidInput for an unknown method or parameter and for a range that does not narrow the method's own.
+    """
+    names = registry.methods if space.methods is None else space.methods
+    parameters: dict[str, dict[str, Parameter]] = {}
+    left_out: dict[str, str] = {}
+    for name in names:
+        method = registry.get(name)
+        try:
+            method.check(task)
+        except NotApplicable as reason:
+            left_out[name] = str(reason)
+            continue
+        except Exception as error:  # a plugin's code
+            left_out[name] = f"its check failed: {first_line(error)}"
+            continue
+        narrowed = (space.methods or {}).get(name) or {}
+        parameters[name] = _narrow_all(f"method {name!r}", method.search_space(task), narrowed)
+    chosen = [registry.get(name) for name in parameters]
+    return BoundSpace(
+        parameters,
+        {
+            t: tuple(m.name for m in chosen if m.technique is t)
+            for t in Technique
+            if any(m.technique is t for m in chosen)
+        },
+        _narrow_all("recovery", RECOVERY, {**USUAL_RECOVERY, **space.recovery}),
+        frozenset(method.name for method in chosen if method.needs_training),
+        left_out,
+    )
+
+
+def known_recipes(
+    space: SearchSpace, extra: Sequence[Recipe], bound: BoundSpace, registry: Registry, task: Task
+) -> list[Recipe]:
+    """The space's recipes and the extra ones, resolved; those with a method that does not apply are left out.
+
+    Raises InvalidInput for a recipe that breaks a rule or that the space does not hold.
+    """
+    recipes = [*space.recipes, *extra]
+    usable = [r for r in recipes if not any(step.method in bound.left_out for step in r.steps)]
+    known = [resolve(recipe, registry, task) for recipe in usable]
+    for recipe in known:
+        bound.choices(recipe)
+    return known
+
+
+def _narrow_all(where: str, declared: Mapping[str, Parameter], specs: Mapping[str, Any]) -> dict[str, Parameter]:
+    for name in specs:
+        if name not in declared:
+            raise InvalidInput(f"{where} has no parameter {name!r}{did_you_mean(name, declared)}")
+    narrowed = {}
+    for name, parameter in declared.items():
+        try:
+            narrowed[name] = narrow(parameter, specs[name]) if name in specs else parameter
+        except ValueError as error:
+            raise InvalidInput(f"parameter {name!r} of {where} {error}") from None
+    return narrowed
+
+
+def _draw(parameter: Parameter, rng: random.Random) -> Any:
+    """A random value, uniform over the range or its logarithm."""
+    if isinstance(parameter, Choice):
+        return rng.choice(parameter.options)
+    if isinstance(parameter, Float) and parameter.step:
+        return parameter.low + parameter.step * rng.randrange(grid_size(parameter))
+    if parameter.log:
+        value = math.exp(rng.uniform(math.log(parameter.low), math.log(parameter.high)))
+    else:
+        value = rng.uniform(parameter.low, parameter.high)
+    value = min(max(value, parameter.low), parameter.high)
+    return round(value) if isinstance(parameter, Integer) else value
+
+
+def grid_size(parameter: Float) -> int:
+    """How many multiples of the step lie in a stepped range."""
+    assert parameter.step is not None
+    return int((parameter.high - parameter.low) / parameter.step + 1e-9) + 1
+
+
+def _shipped_folder() -> Path:
+    """Inside the package when installed from a wheel, beside it in an editable install."""
+    package = Path(__file__).parent
+    inside = package / "search_spaces"
+    return inside if inside.is_dir() else package.parent / "search_spaces"

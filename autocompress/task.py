@@ -1,0 +1,162 @@
+"""The task: what the user brings."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from autocompress.data import Samples, batches, take
+from autocompress.errors import InvalidInput, first_line
+from autocompress.metric import ACCURACY, Metric
+from autocompress.tensors import call, map_tensors
+
+Model = nn.Module | Callable[[], nn.Module]
+"""A trained module, or a zero-argument factory of one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A trained model, its data, its loss and what it is judged by.
+
+    Data sets give `(inputs, target)`; inputs are a tensor, a tuple (positional arguments) or a dict (keywords).
+    """
+
+    model: Model
+    """The trained module, or better a zero-argument factory, which needs no copying and loads artifacts elsewhere."""
+    train: Samples
+    """For the recovery training."""
+    validation: Samples
+    """Every trial is scored on it."""
+    test: Samples
+    """Only the front is scored on it, when the search is over."""
+    weights: str | Path | None = None
+    """A state dict for the factory's model, `.safetensors` or `.pt`; left out when the factory gives trained weights."""
+    calibration: Samples | None = None
+    """For methods that look at activations; the training data when left out."""
+    example_inputs: Any = None
+    """One batch of what `forward` takes, batch dimension first; taken from the validation data when left out."""
+    loss: Callable[[Any, Any], Tensor] = functional.cross_entropy
+    """`loss(outputs, targets)`, a scalar."""
+    metrics: tuple[Metric, ...] = (ACCURACY,)
+    """The first one is the objective; limits may name any."""
+    collate: Callable[[list[Any]], Any] | None = None
+    """Makes a batch of samples, where torch's default does not."""
+    name: str = "task"
+
+    @property
+    def objective(self) -> Metric:
+        return self.metrics[0]
+
+    def trained_model(self) -> nn.Module:
+        """A fresh copy of the trained model, in eval mode, on the CPU. Raises InvalidInput if there is none to have."""
+        model = load_weights(build(self.model), self.weights) if self.weights else build(self.model)
+        return model.cpu().eval()
+
+    def inputs(self, batch_size: int) -> Any:
+        """One batch of real inputs, first dimension `batch_size`."""
+        if self.example_inputs is None:
+            return take(self.validation, batch_size, self.collate)
+        return map_tensors(lambda tensor: _resize(tensor, batch_size), self.example_inputs)
+
+    def check(self) -> None:
+        """Raises InvalidInput for what would fail every trial: empty data, a model that cannot be built or run."""
+        for split in ("train", "validation", "test"):
+            _check_split(split, getattr(self, split))
+        if not self.metrics:
+            raise InvalidInput("a task has at least one metric, but `metrics` is empty")
+        names = [metric.name for metric in self.metrics]
+        if len(set(names)) < len(names):
+            raise InvalidInput(f"metrics have different names, but got {names}")
+        self._check_scoring(self.trained_model())
+
+    def _check_scoring(self, model: nn.Module) -> None:
+        try:
+            inputs, targets = next(iter(batches(self.validation, 2, collate=self.collate)))
+        except Exception as error:  # the user's data
+            raise InvalidInput(
+                "validation data must give (inputs, target) pairs that make a batch,"
+                f" but: {first_line(error)}; pass `collate` where torch's default cannot"
+            ) from error
+        try:
+            with torch.no_grad():
+                outputs = call(model, inputs)
+        except Exception as error:  # the user's model
+            raise InvalidInput(
+                f"the model must take a batch of the validation data, but: {first_line(error)}"
+            ) from error
+        for metric in self.metrics:
+            try:
+                float(metric.function(outputs, targets))
+            except Exception as error:  # the user's metric
+                raise InvalidInput(
+                    f"metric {metric.name!r} must give a number for outputs and targets, but: {first_line(error)}"
+                ) from error
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the model's weights and the lengths of the data: tells whether a run continues this task."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.trained_model().state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(repr([len(self.train), len(self.validation), len(self.test)]).encode())
+        return digest.hexdigest()
+
+
+def build(model: Model) -> nn.Module:
+    """A fresh module from a factory, or a copy of a module."""
+    if isinstance(model, nn.Module):
+        try:
+            return copy.deepcopy(model)
+        except Exception as error:  # the user's model
+            raise InvalidInput(
+                f"the model must be copyable, but: {first_line(error)}; pass a zero-argument factory instead of a module"
+            ) from error
+    try:
+        built = model()
+    except Exception as error:  # the user's factory
+        raise InvalidInput(f"the model factory must give a model, but: {first_line(error)}") from error
+    if not isinstance(built, nn.Module):
+        raise InvalidInput(f"the model factory must give an nn.Module, but got {type(built).__name__}")
+    return built
+
+
+def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
+    """`model` with a state dict from a file; never unpickles code."""
+    try:
+        state: Mapping[str, Any] = (
+            load_file(path)
+            if Path(path).suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+        model.load_state_dict(state)
+    except Exception as error:  # a file of the user's
+        raise InvalidInput(
+            f"weights {str(path)!r} must be a state dict of the model, but: {first_line(error)}"
+        ) from error
+    return model
+
+
+def _check_split(name: str, data: Samples) -> None:
+    try:
+        length = len(data)
+    except TypeError:
+        raise InvalidInput(f"{name} data must have a length and indices, but got {type(data).__name__}") from None
+    if length == 0:
+        raise InvalidInput(f"{name} data must have samples, but it is empty")
+
+
+def _resize(tensor: Tensor, batch_size: int) -> Tensor:
+    """(B, ...) repeated or cut to (batch_size, ...)."""
+    repeats = -(-batch_size // len(tensor))
+    return torch.cat([tensor] * repeats)[:batch_size]

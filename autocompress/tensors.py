@@ -1,0 +1,50 @@
+"""Tensors inside the nested inputs and outputs that models take and give: tensors, tuples, lists, dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """`value` with every tensor in it replaced by `function(tensor)`; other leaves stay."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(function, item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return _like(value, [map_tensors(function, item) for item in value])
+    return value
+
+
+def concatenate(batches: Sequence[Any]) -> Any:
+    """Batches of equal structure joined along dimension 0: outputs of N batches (B, ...) become (N*B, ...)."""
+    first = batches[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(batches))
+    if isinstance(first, Mapping):
+        return {key: concatenate([batch[key] for batch in batches]) for key in first}
+    if isinstance(first, tuple | list):
+        return _like(first, [concatenate(list(items)) for items in zip(*batches, strict=True)])
+    return first
+
+
+def _like(value: Any, items: list[Any]) -> Any:
+    """Named tuples take their items one by one."""
+    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), value)
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """`model(inputs)`; a tuple is spread as positional arguments, a dict as keyword arguments."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, tuple):
+        return model(*inputs)
+    return model(inputs)

@@ -1,0 +1,78 @@
+"""The recovery: the training between reshape and finalize."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.data import batches
+from autocompress.measure.device import DeviceLock
+from autocompress.method import Loss
+from autocompress.recipe import Recovery
+from autocompress.task import Task
+from autocompress.tensors import call, to_device
+
+
+class TaskLoss(Loss):
+    """The task's own loss: labels alone."""
+
+    def __init__(self, function: Callable[[Any, Any], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, inputs: Any, outputs: Any, targets: Any) -> Tensor:
+        return self.function(outputs, targets)
+
+
+def train(
+    model: nn.Module,
+    losses: Sequence[Loss],
+    task: Task,
+    recovery: Recovery,
+    *,
+    device: torch.device,
+    seed: int = 0,
+    lock: DeviceLock,
+    log: Callable[[str], None] = print,
+) -> nn.Module:
+    """The model after `recovery.epochs` of AdamW under a one-cycle schedule (Smith & Topin 2019), on `device`.
+
+    The loss is the sum of `losses`. Each step holds the device's lock shared, so that no latency is measured meanwhile.
+    Sets torch's global seed: the same call gives the same model.
+    """
+    model = model.to(device).train()
+    for loss in losses:
+        loss.to(device).eval().requires_grad_(False)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=recovery.learning_rate)
+    loaders = [
+        batches(task.train, recovery.batch_size, shuffle=True, seed=seed + epoch, collate=task.collate)
+        for epoch in range(recovery.epochs)
+    ]
+    steps = sum(len(loader) for loader in loaders)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recovery.learning_rate, total_steps=steps + 1)
+    torch.manual_seed(seed)  # of dropout; the order of the data has a seed of its own
+    for epoch, loader in enumerate(loaders, start=1):
+        total = torch.zeros((), device=device)
+        for inputs, targets in loader:
+            with lock.shared():
+                total += _step(model, losses, optimizer, to_device(inputs, device), to_device(targets, device))
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+            schedule.step()
+        log(f"epoch {epoch}/{recovery.epochs}: loss {total.item() / len(loader):.4f}")
+    return model.eval()
+
+
+def _step(
+    model: nn.Module, losses: Sequence[Loss], optimizer: torch.optim.Optimizer, inputs: Any, targets: Any
+) -> Tensor:
+    optimizer.zero_grad(set_to_none=True)
+    outputs = call(model, inputs)
+    loss = torch.stack([term(inputs, outputs, targets) for term in losses]).sum()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss.detach()

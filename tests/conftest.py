@@ -1,0 +1,35 @@
+"""What every test shares: one thread, and a task that trains in a blink."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.utils.data import TensorDataset  # noqa: E402
+
+from autocompress import Task  # noqa: E402
+
+torch.set_num_threads(1)
+
+collect_ignore = ["third_party_plugin"]  # its tests run where it is installed: see test_third_party_plugin.py
+
+
+def tiny_model() -> nn.Module:
+    """8 features -> 3 classes."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+def tiny_data(samples: int, seed: int) -> TensorDataset:
+    """Features (samples, 8) whose class is the largest of the first three."""
+    features = torch.randn(samples, 8, generator=torch.Generator().manual_seed(seed))
+    return TensorDataset(features, features[:, :3].argmax(dim=1))
+
+
+@pytest.fixture
+def task() -> Task:
+    return Task(model=tiny_model, train=tiny_data(64, 1), validation=tiny_data(32, 2), test=tiny_data(32, 3))
