@@ -25,8 +25,8 @@ from autocompress.recipe import Recipe
 from autocompress.task import Model, build
 
 FORMAT = 1
-MODEL_FILE, WEIGHTS_FILE, MANIFEST_FILE = "model.json", "weights.safetensors", "MANIFEST.json"
-SHIPPED_FILES = (MODEL_FILE, WEIGHTS_FILE)
+RECIPE_FILE, WEIGHTS_FILE, MANIFEST_FILE = "recipe.json", "weights.safetensors", "MANIFEST.json"
+SHIPPED_FILES = (RECIPE_FILE, WEIGHTS_FILE)
 """What loading needs, and so what the size counts."""
 
 
@@ -52,7 +52,7 @@ class Artifact:
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe.parse(self._read(MODEL_FILE)["recipe"], str(self.path / MODEL_FILE))
+        return Recipe.parse(self._read(RECIPE_FILE)["recipe"], str(self.path / RECIPE_FILE))
 
     @property
     def scores(self) -> dict[str, float]:
@@ -110,14 +110,14 @@ def write_model(folder: Path, compressed: Compressed, recipe: Recipe, target: Ta
         for step in compressed.steps
     ]
     document = {"format": FORMAT, "recipe": recipe.plain(), "target": str(target), "steps": steps}
-    (folder / MODEL_FILE).write_text(json.dumps(document, separators=(",", ":")), encoding="utf-8")
+    (folder / RECIPE_FILE).write_text(json.dumps(document, separators=(",", ":")), encoding="utf-8")
     tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in leaves(compressed.model).items()}
     save_file(tensors, folder / WEIGHTS_FILE)
 
 
 def load_model(folder: Path, model: Model, plugins: Registry, target: Target | None = None) -> nn.Module:
     """The model in a folder whose files are known to be whole."""
-    document = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
+    document = json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))
     target = target or _target(document["target"])
     steps = [PlannedStep(_method(step, plugins), step["plan"]) for step in document["steps"]]
     try:

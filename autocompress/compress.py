@@ -74,36 +74,71 @@ def compress(
     registry: Registry,
     target: Target,
     seed: int = 0,
-    log: Callable[[str], None] = print,
     on_step: Callable[[str], None] = lambda method: None,
 ) -> Compressed:
     """The compressed model of a resolved recipe, and the plans that rebuild it.
 
     `on_step` hears the name of each method before it acts, so that a failure can be told by name.
-    Raises NoEffect when a step changes nothing that ships or trains.
+    Raises NoEffect when a step changes nothing that ships and brings no loss.
     """
-    model = task.trained_model()
-    steps: list[PlannedStep] = []
-    for step in recipe.steps:
-        on_step(step.method)
-        method = registry.get(step.method)
-        plan = method.decide(model, step.params, task)
-        before = structure(model)
-        model = method.reshape(model, plan)
-        steps.append(PlannedStep(method, plan))
-        log(f"{method.name}: {_change(before, structure(model)) or 'structure unchanged so far'}")
-        if type(method).reshape is not Method.reshape and structure(model) == before:
-            raise NoEffect(f"{method.name} changed no tensor of the model with {step.params}")
-    model = _recover(model, task, recipe, steps, target, seed, log, on_step)
-    model = model.to(target.torch_device).eval()
-    for planned in steps:
-        on_step(planned.method.name)
-        before = structure(model)
-        model = planned.method.finalize(model, planned.plan, task, target)
-        if type(planned.method).finalize is not Method.finalize and structure(model) == before:
-            raise NoEffect(f"{planned.method.name} changed no tensor of the model with {planned.plan}")
-    on_step("")
-    return Compressed(model.eval(), tuple(steps))
+    work = _Compression(task, target, on_step, task.trained_model())
+    work.reshape([(registry.get(step.method), step.params) for step in recipe.steps])
+    losses = work.losses()
+    if recipe.recovery.epochs:
+        lock = DeviceLock(target)
+        terms = losses or [TaskLoss(task.loss)]
+        work.model = train(work.model, terms, task, recipe.recovery, device=target.torch_device, seed=seed, lock=lock)
+    elif losses:
+        raise NoEffect("a distillation loss acts while training, but the recipe's recovery has 0 epochs")
+    work.finalize()
+    return Compressed(work.model.eval(), tuple(work.steps))
+
+
+class _Compression:
+    """One model on its way through a recipe."""
+
+    def __init__(self, task: Task, target: Target, on_step: Callable[[str], None], model: nn.Module) -> None:
+        self.task, self.target, self.on_step, self.model = task, target, on_step, model
+        self.steps: list[PlannedStep] = []
+        self._structure = structure(model)
+        self._effective: set[str] = set()
+
+    def reshape(self, steps: Sequence[tuple[Method, Mapping[str, Any]]]) -> None:
+        for method, params in steps:
+            self.on_step(method.name)
+            planned = PlannedStep(method, method.decide(self.model, params, self.task))
+            self.steps.append(planned)
+            self._change(method, method.reshape(self.model, planned.plan))
+        self.on_step("")
+
+    def losses(self) -> list[Loss]:
+        found = []
+        for step in self.steps:
+            self.on_step(step.method.name)
+            loss = step.method.loss(step.plan, self.task)
+            if loss is not None:
+                found.append(loss)
+                self._effective.add(step.method.name)
+        self.on_step("")
+        return found
+
+    def finalize(self) -> None:
+        self.model = self.model.to(self.target.torch_device).eval()
+        for step in self.steps:
+            self.on_step(step.method.name)
+            self._change(step.method, step.method.finalize(self.model, step.plan, self.task, self.target))
+            if step.method.name not in self._effective:
+                raise NoEffect(f"{step.method.name} changed nothing of the model")
+        self.on_step("")
+
+    def _change(self, method: Method, model: nn.Module) -> None:
+        """Take over what a method made, and note whether it differs in structure."""
+        after = structure(model)
+        changed = sum(after.get(name) != value for name, value in self._structure.items())
+        if after != self._structure:
+            self._effective.add(method.name)
+            print(f"{method.name}: {changed} of {len(after)} modules and tensors changed")
+        self.model, self._structure = model, after
 
 
 def rebuild(model: nn.Module, steps: Sequence[PlannedStep], target: Target) -> nn.Module:
@@ -121,36 +156,3 @@ def structure(model: nn.Module) -> dict[str, tuple[str, tuple[int, ...], str]]:
     modules = {f"<{name}>": (type(module).__name__, (), "") for name, module in model.named_modules()}
     tensors = {name: ("", tuple(tensor.shape), str(tensor.dtype)) for name, tensor in leaves(model).items()}
     return modules | tensors
-
-
-def _recover(
-    model: nn.Module,
-    task: Task,
-    recipe: Recipe,
-    steps: Sequence[PlannedStep],
-    target: Target,
-    seed: int,
-    log: Callable[[str], None],
-    on_step: Callable[[str], None],
-) -> nn.Module:
-    losses: list[Loss] = []
-    for planned in steps:
-        on_step(planned.method.name)
-        loss = planned.method.loss(planned.plan, task)
-        if loss is not None:
-            losses.append(loss)
-            if recipe.recovery.epochs == 0:
-                raise NoEffect(f"{planned.method.name} acts while training, but the recipe's recovery has 0 epochs")
-    on_step("")
-    if recipe.recovery.epochs == 0:
-        return model
-    lock = DeviceLock(target)
-    return train(
-        model, losses or [TaskLoss(task.loss)], task, recipe.recovery,
-        device=target.torch_device, seed=seed, lock=lock, log=log,
-    )  # fmt: skip
-
-
-def _change(before: Mapping[str, object], after: Mapping[str, object]) -> str:
-    changed = sum(after.get(name) != value for name, value in before.items())
-    return f"{changed} tensors and modules changed" if changed else ""

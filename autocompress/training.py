@@ -36,7 +36,6 @@ def train(
     device: torch.device,
     seed: int = 0,
     lock: DeviceLock,
-    log: Callable[[str], None] = print,
 ) -> nn.Module:
     """The model after `recovery.epochs` of AdamW under a one-cycle schedule (Smith & Topin 2019), on `device`.
 
@@ -63,7 +62,7 @@ def train(
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
             schedule.step()
-        log(f"epoch {epoch}/{recovery.epochs}: loss {total.item() / len(loader):.4f}")
+        print(f"epoch {epoch}/{recovery.epochs}: loss {total.item() / len(loader):.4f}")
     return model.eval()
 
 

@@ -15,7 +15,7 @@ from autocompress.leaves import leaves, load_leaves
 
 
 class Tied(nn.Module):
-    """Tied weights, a buffer under two names, and a buffer that is not part of the state."""
+    """Tied weights, a buffer of two modules, and a buffer that is not part of the state."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Tied(nn.Module):
         self.norm = nn.BatchNorm1d(4)
         scale = torch.rand(())
         self.register_buffer("scale", scale)
-        self.register_buffer("same_scale", scale)
+        self.head.register_buffer("same_scale", scale)
         self.register_buffer("cache", torch.rand(3), persistent=False)
 
 

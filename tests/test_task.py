@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -97,10 +98,6 @@ def write_another_model(path: Path) -> None:
     save(nn.Linear(2, 2), path)
 
 
-def write_code(path: Path) -> None:
-    torch.save({"0.weight": threading.Event}, path)
-
-
 def save(model: nn.Module, path: Path) -> None:
     if path.suffix == ".safetensors":
         save_file(model.state_dict(), path)
@@ -109,12 +106,23 @@ def save(model: nn.Module, path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-@pytest.mark.parametrize("write", [write_nothing, write_garbage, write_another_model, write_code])
+@pytest.mark.parametrize("write", [write_nothing, write_garbage, write_another_model])
 def test_weights_that_do_not_load(write: Callable[[Path], None], suffix: str, task: Task, tmp_path: Path) -> None:
     path = tmp_path / f"weights{suffix}"
     write(path)
     with pytest.raises(InvalidInput, match=f"weights '.*weights{suffix}' must be a state dict of the model, but: "):
         replace(task, weights=path).trained_model()
+
+
+def test_code_in_a_weights_file_is_never_run(task: Task, tmp_path: Path) -> None:
+    class Code:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "it_ran"),)
+
+    torch.save({"0.weight": Code()}, tmp_path / "weights.pt")
+    with pytest.raises(InvalidInput, match="must be a state dict of the model, but: UnpicklingError"):
+        replace(task, weights=tmp_path / "weights.pt").trained_model()
+    assert not (tmp_path / "it_ran").exists()
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])

@@ -38,12 +38,12 @@ def loss_of(model: nn.Module, task: Task) -> float:
         return float(task.loss(model(inputs), targets))
 
 
-def test_training_lowers_the_loss_and_logs_it(task: Task, lock: DeviceLock) -> None:
-    lines: list[str] = []
+def test_training_lowers_the_loss_and_says_so(task: Task, lock: DeviceLock, capsys: pytest.CaptureFixture[str]) -> None:
     recovery = Recovery(epochs=10, learning_rate=0.03, batch_size=16)
-    trained = train(tiny_model(), [TaskLoss(task.loss)], task, recovery, device=CPU, lock=lock, log=lines.append)
+    trained = train(tiny_model(), [TaskLoss(task.loss)], task, recovery, device=CPU, lock=lock)
     assert loss_of(trained, task) < 0.7 * loss_of(tiny_model(), task)
     assert not trained.training
+    lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == [f"epoch {epoch}/10" for epoch in range(1, 11)]
     assert float(lines[-1].split()[-1]) < float(lines[0].split()[-1])
 
@@ -69,7 +69,9 @@ def test_a_last_batch_of_one_does_not_break_batch_norm(batch_size: int, task: Ta
     assert loss_of(trained, task) < loss_of(task.trained_model(), task)
 
 
-def test_losses_are_summed_and_their_own_modules_stay_as_they_are(task: Task, lock: DeviceLock) -> None:
+def test_losses_are_summed_and_their_own_modules_stay_as_they_are(
+    task: Task, lock: DeviceLock, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Teacher(Loss):
         def __init__(self) -> None:
             super().__init__()
@@ -84,10 +86,9 @@ def test_losses_are_summed_and_their_own_modules_stay_as_they_are(task: Task, lo
     teacher = Teacher()
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     student = nn.Sequential(nn.Linear(8, 3))
-    lines: list[str] = []
     zero = TaskLoss(lambda outputs, targets: outputs.sum() * 0 + 1)
-    train(student, [teacher, zero], task, Recovery(epochs=1), device=CPU, lock=lock, log=lines.append)
-    assert lines == [f"epoch 1/1: loss {1 + teacher.seen[0][1]:.4f}"]
+    train(student, [teacher, zero], task, Recovery(epochs=1), device=CPU, lock=lock)
+    assert capsys.readouterr().out == f"epoch 1/1: loss {1 + teacher.seen[0][1]:.4f}\n"
     assert not teacher.seen[0][0]
     torch.testing.assert_close(teacher.state_dict(), before, rtol=0, atol=0)
 

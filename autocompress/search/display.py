@@ -31,12 +31,12 @@ class Display:
     def __init__(self, settings: Settings, space: BoundSpace, plugins: Registry) -> None:
         self._settings, self._space, self._plugins = settings, space, plugins
         self._console = Console(stderr=True, quiet=not settings.progress, soft_wrap=True, highlight=False)
-        self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=2, transient=True)
         self._started = time.monotonic()
         self._recipes: dict[int, Recipe] = {}
         self._running: dict[int, float] = {}
         self._outcomes: dict[int, Outcome] = {}
         self._baseline: Scores | None = None
+        self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Display:
         self._say_header()

@@ -16,6 +16,7 @@ from autocompress.outcome import Outcome
 from autocompress.plugins import registry
 from autocompress.recipe import Recipe
 from autocompress.run import Run
+from autocompress.search.chatter import log_records_to
 from autocompress.search.display import Display
 from autocompress.search.folder import RunFolder, open_run
 from autocompress.search.settings import Settings
@@ -51,12 +52,14 @@ class Search:
             return None
         if self._running and self._study.baseline is None:
             return None
+        start = time.monotonic()
         proposal = self._study.ask()
         if proposal is None:
             self._exhausted = True
             return None
         self._running.add(proposal.number)
-        self._folder.event("started", trial=proposal.number, recipe=str(proposal.recipe))
+        took = time.monotonic() - start
+        self._folder.event("started", trial=proposal.number, recipe=str(proposal.recipe), suggested_in_s=took)
         self._display.started(proposal)
         return proposal
 
@@ -98,7 +101,11 @@ def run_search(settings: Settings) -> Run:
     plugins = registry()
     space = bind(settings.space, settings.task, plugins)
     known = known_recipes(settings.space, settings.recipes, space, plugins, settings.task)
-    with open_run(settings) as folder, Display(settings, space, plugins) as display:
+    with (
+        open_run(settings) as folder,
+        log_records_to(folder.log_file, "optuna"),
+        Display(settings, space, plugins) as display,
+    ):
         study = SearchStudy(folder.study_url, space, settings.task.objective, settings.limits, settings.seed)
         study.adopt_orphans(lambda number: recorded_outcome(folder.path, number))
         for recipe in [Recipe(), *known]:

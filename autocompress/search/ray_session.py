@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import shutil
@@ -29,15 +28,19 @@ for _name, _value in ENVIRONMENT.items():  # Ray reads them when it is imported
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
 
+from autocompress.search.chatter import ray_messages_to  # noqa: E402
 from autocompress.search.engine import Search  # noqa: E402
 from autocompress.search.searcher import LoopSearcher  # noqa: E402
 from autocompress.search.trial import TrialContext  # noqa: E402
 from autocompress.search.worker import TrialWorker  # noqa: E402
+from autocompress.task_reference import modules_from_files  # noqa: E402
 
 
 def run_trials(search: Search, context: TrialContext, workers: int, log_file: Path) -> None:
     """Run what the search proposes on that many worker processes, until it proposes nothing more or time is up."""
-    with _chatter_to(log_file), _session(workers) as folder:
+    for module in modules_from_files:
+        ray.cloudpickle.register_pickle_by_value(module)
+    with session(workers) as folder, ray_messages_to(log_file):  # ray.init sets up Ray's logging, so after it
         tuner = tune.Tuner(
             tune.with_parameters(TrialWorker, context=context),
             tune_config=tune.TuneConfig(
@@ -46,13 +49,18 @@ def run_trials(search: Search, context: TrialContext, workers: int, log_file: Pa
                 reuse_actors=True,
                 time_budget_s=search.seconds_left,
             ),
-            run_config=tune.RunConfig(storage_path=str(folder), name="session", verbose=0),
+            run_config=tune.RunConfig(
+                storage_path=str(folder),
+                name="session",
+                verbose=0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
         )
         tuner.fit()
 
 
 @contextmanager
-def _session(workers: int) -> Iterator[Path]:
+def session(workers: int) -> Iterator[Path]:
     """Ray, started here unless the caller is connected already, and a folder for what Tune writes."""
     started = not ray.is_initialized()
     if started:
@@ -69,20 +77,3 @@ def _session(workers: int) -> Iterator[Path]:
         if started:
             ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _chatter_to(path: Path) -> Iterator[None]:
-    """Ray's and Optuna's log records go to a file, and no further."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    loggers = [logging.getLogger(name) for name in ("ray", "optuna")]
-    before = [(logger.handlers[:], logger.propagate) for logger in loggers]
-    for logger in loggers:
-        logger.handlers, logger.propagate = [handler], False
-    try:
-        yield
-    finally:
-        for logger, (handlers, propagate) in zip(loggers, before, strict=True):
-            logger.handlers, logger.propagate = handlers, propagate
-        handler.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Container
 from typing import Any
 
@@ -56,7 +57,9 @@ class _Everything:
 
 def _trace(model: nn.Module, inputs: Any) -> Any:
     try:
-        with torch.enable_grad():  # type: ignore[no-untyped-call]
+        with torch.enable_grad(), warnings.catch_warnings():  # type: ignore[no-untyped-call]
+            # It says so where its search of the graph would take hours.
+            warnings.filterwarnings("error", "Maximum recursive depth", UserWarning)
             return tp.DependencyGraph().build_dependency(model, inputs, forward_fn=call, verbose=False)
     except Exception as error:  # the user's forward, or Torch-Pruning
         raise NotApplicable(f"Torch-Pruning must be able to trace the model, but: {first_line(error)}") from error
@@ -80,16 +83,17 @@ def _prune(
 ) -> dict[str, list[Removal]]:
     """Prunes the traced model group by group, and tells how."""
     names = {module: name for name, module in model.named_modules()}
+    chosen = []
+    for group in graph.get_all_groups(ignored_layers=[], root_module_types=_ROOTS):
+        root = group[0].dep
+        if names[root.target.module] in allowed and not _gives_outputs(graph, group):
+            chosen.append((root.target.module, root.handler, _least(group, importance, ratio, round_to)))
     found = {}
-    for group in list(graph.get_all_groups(ignored_layers=[], root_module_types=_ROOTS)):
-        root, function = group[0].dep.target.module, group[0].dep.handler
-        if names[root] not in allowed or _gives_outputs(graph, group):
-            continue
-        indices = _least(group, importance, ratio, round_to)
+    for module, function, indices in chosen:
         if indices:
-            # Asked for again, because the groups pruned before may have moved its indices.
-            group = graph.get_pruning_group(root, function, indices)
-            found[names[root]] = _removals(model, graph, group)
+            # Asked for only now, because the groups pruned before may have moved its indices.
+            group = graph.get_pruning_group(module, function, indices)
+            found[names[module]] = _removals(model, graph, group)
             group.prune(record_history=False)
     return found
 

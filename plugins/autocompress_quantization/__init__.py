@@ -1,1 +1,14 @@
-"""TODO"""
+"""Quantization: weights stored and used as integers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from autocompress import Method, hookimpl
+from autocompress_quantization.int8_dynamic import Int8Dynamic
+from autocompress_quantization.int8_weight_only import Int8WeightOnly
+
+
+@hookimpl
+def autocompress_methods() -> Iterable[Method]:
+    return [Int8WeightOnly(), Int8Dynamic()]

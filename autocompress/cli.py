@@ -1,0 +1,135 @@
+"""The command line: the same verbs as in Python."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import autocompress
+from autocompress import report
+from autocompress.budget import Budget
+from autocompress.errors import AutocompressError
+from autocompress.run import Run
+from autocompress.task_reference import load_task
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Compress trained PyTorch models: search, measure, save."
+)
+plugins_app = typer.Typer(no_args_is_help=True, help="Installed plugins.")
+app.add_typer(plugins_app, name="plugins")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+RunArgument = Annotated[Path, typer.Argument(help="The run's folder, like runs/digits.")]
+LimitOption = Annotated[list[str] | None, typer.Option("--limit", help="Like 'accuracy_drop <= 1%'; may be repeated.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr and exit code 1."""
+    try:
+        app()
+    except AutocompressError as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", markup=False)
+        sys.exit(1)
+
+
+@app.command()
+def search(
+    task: Annotated[
+        str, typer.Argument(help="The task, or a function that gives it: package.module:name or file.py:name.")
+    ],
+    space: Annotated[str | None, typer.Option(help="A shipped search space's name, or a YAML file.")] = None,
+    limit: LimitOption = None,
+    trials: Annotated[int | None, typer.Option(help="Trials in all.  [default: 50, or no bound with --hours]")] = None,
+    hours: Annotated[float | None, typer.Option(help="Wall time of this call.")] = None,
+    minutes_per_trial: Annotated[float | None, typer.Option(help="A longer trial fails.")] = None,
+    target: Annotated[str | None, typer.Option(help="Where latency is measured: cpu@1, cuda:0@32.")] = None,
+    name: Annotated[str | None, typer.Option(help="The run's name.  [default: the task's name]")] = None,
+    runs: Annotated[Path, typer.Option(help="The folder of runs.")] = Path("runs"),
+    workers: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Search for compressed models; the same command again continues the run."""
+    run = autocompress.search(
+        load_task(task),
+        space=space,
+        limits=limit,
+        budget=Budget.parse(
+            {"trials": trials if trials or hours else 50, "hours": hours, "minutes_per_trial": minutes_per_trial},
+            "budget",
+        ),
+        target=target,
+        name=name,
+        runs=runs,
+        workers=workers,
+        seed=seed,
+    )
+    _show(report.as_data(run), as_json, lambda: report.print_result(run, _console()))
+
+
+@app.command()
+def status(run: RunArgument, as_json: AsJson = False) -> None:
+    """What a run has done so far: its trials and failures."""
+    found = Run(run)
+    _show(report.status_data(found), as_json, lambda: report.print_status(found, _console()))
+
+
+@app.command()
+def best(
+    run: RunArgument,
+    limit: LimitOption = None,
+    save: Annotated[Path | None, typer.Option(help="Copy the artifact to this new folder.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The model of a run that fits the limits best; other limits need no new search."""
+    found = Run(run)
+    chosen = found.best(limit)
+    if save is not None:
+        chosen.save(save)
+    _show(report.best_data(found, chosen), as_json, lambda: report.print_best(found, chosen, _console()))
+
+
+@plugins_app.command("list")
+def plugins_list(as_json: AsJson = False) -> None:
+    """Every plugin with its methods, version, status and, if it failed to load, the reason."""
+    from autocompress.plugins import registry
+
+    rows = [
+        {
+            "plugin": plugin.name,
+            "distribution": plugin.distribution,
+            "version": plugin.version,
+            "status": plugin.status,
+            "reason": plugin.reason,
+            "methods": [{"name": m.name, "technique": str(m.technique)} for m in plugin.methods],
+        }
+        for plugin in registry().plugins
+    ]
+    _show(rows, as_json, lambda: _print_plugins(rows))
+
+
+def _print_plugins(rows: list[dict[str, Any]]) -> None:
+    table = Table("plugin", "distribution", "status", "methods", box=None, pad_edge=False)
+    for row in rows:
+        methods = ", ".join(f"{method['name']} ({method['technique']})" for method in row["methods"])
+        table.add_row(row["plugin"], f"{row['distribution']} {row['version']}", row["status"], methods or row["reason"])
+    _console().print(table)
+
+
+def _console() -> Console:
+    """As wide as the terminal; wide enough for the tables where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def _show(data: Any, as_json: bool, show: Any) -> None:
+    if as_json:
+        print(json.dumps(data, indent=1))
+    else:
+        show()

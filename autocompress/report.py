@@ -1,0 +1,144 @@
+"""A run as tables for people and as data for programs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from autocompress.errors import NothingFits
+from autocompress.limits import show_bytes
+from autocompress.recipe import Recipe
+from autocompress.run import Run, Trial
+
+
+def print_result(run: Run, console: Console) -> None:
+    """The front, and the model that fits the limits beside the baseline."""
+    console.print(f"Front of {len(run.all_trials)} trials, latency on {run.config.target}:", highlight=False)
+    console.print(_table(run, [run.trial(int(number)) for number in run.front.index]))
+    print_failures(run, console)
+    try:
+        print_best(run, run.best(), console)
+    except NothingFits as nothing:
+        _say(console, str(nothing))
+
+
+def print_best(run: Run, best: Trial, console: Console) -> None:
+    """The chosen model beside the baseline, and where it lies."""
+    baseline = run.baseline
+    _say(console, f"\nBest: trial {best.number}, {best.recipe}")
+    table = Table("", "baseline", "best", "", box=None, pad_edge=False)
+    for metric in run.metrics:
+        own, other = best.scores[metric.name], baseline.scores[metric.name]
+        table.add_row(f"validation {metric.name}", f"{other:.4f}", f"{own:.4f}", f"{own - other:+.4f}")
+        if best.test_scores and baseline.test_scores:
+            own, other = best.test_scores[metric.name], baseline.test_scores[metric.name]
+            table.add_row(f"test {metric.name}", f"{other:.4f}", f"{own:.4f}", f"{own - other:+.4f}")
+    sizes = baseline.scores["size_bytes"], best.scores["size_bytes"]
+    table.add_row("size", show_bytes(sizes[0]), show_bytes(sizes[1]), f"{sizes[1] / sizes[0]:.1%} of baseline")
+    latency = baseline.scores["latency_ms"], best.scores["latency_ms"]
+    table.add_row(
+        f"latency {run.config.target}",
+        *(f"{ms:.3g} ms" for ms in latency),
+        f"speedup {best.scores['speedup']:.2f}x ({_interval(best)})",
+    )
+    console.print(table)
+    if not best.test_scores:
+        _say(console, "test: not scored; a search scores the front of its own limits")
+    if best.recipe == Recipe():
+        _say(console, "Nothing beats the untouched model under these limits: compression does not help here.")
+    _say(console, f"Artifact: {best.path}")
+
+
+def print_failures(run: Run, console: Console) -> None:
+    """Failed trials by cause, with the first of each in words."""
+    for cause, numbers in failures(run).items():
+        outcome = run.all_trials[numbers[0]][1]
+        where = f" in {outcome.method}" if outcome.method else ""
+        trials = ", ".join(map(str, numbers))
+        _say(console, f"{cause}{where}: {len(numbers)} (trial {trials}), first: {outcome.error}")
+
+
+def print_status(run: Run, console: Console) -> None:
+    """How far a run has come."""
+    data = status_data(run)
+    states = ", ".join(f"{count} {state}" for state, count in data["states"].items()) or "none finished"
+    _say(console, f"{run.path}: {data['trials']} trials ({states}), budget {data['budget']['trials'] or 'open'} trials")
+    _say(console, f"limits: {', '.join(run.config.limits) or 'none'}; latency on {run.config.target}")
+    print_failures(run, console)
+    if run.scored:
+        console.print(_table(run, [run.trial(number) for number in sorted(run.scored)]))
+
+
+def failures(run: Run) -> dict[str, list[int]]:
+    """Numbers of the failed trials by cause."""
+    found: dict[str, list[int]] = {}
+    for number, (_, outcome) in run.all_trials.items():
+        if outcome.failed:
+            found.setdefault(outcome.state, []).append(number)
+    return found
+
+
+def as_data(run: Run) -> dict[str, Any]:
+    """The result of a search."""
+    data = status_data(run)
+    data["front"] = [trial_data(run.trial(int(number))) for number in run.front.index]
+    data["baseline"] = trial_data(run.baseline)
+    try:
+        data["best"] = trial_data(run.best())
+    except NothingFits as nothing:
+        data["best"], data["nearest"] = None, str(nothing)
+    return data
+
+
+def status_data(run: Run) -> dict[str, Any]:
+    states = Counter(outcome.state for _, outcome in run.all_trials.values())
+    return {
+        "run": str(run.path),
+        "target": run.config.target,
+        "limits": list(run.config.limits),
+        "budget": run.config.budget.plain(),
+        "trials": len(run.all_trials),
+        "states": dict(states),
+        "failures": failures(run),
+    }
+
+
+def best_data(run: Run, best: Trial) -> dict[str, Any]:
+    return {"run": str(run.path), "best": trial_data(best), "baseline": trial_data(run.baseline)}
+
+
+def trial_data(trial: Trial) -> dict[str, Any]:
+    return {
+        "trial": trial.number,
+        "recipe": trial.recipe.plain(),
+        "scores": trial.scores,
+        "test_scores": trial.test_scores,
+        "path": str(trial.path),
+    }
+
+
+def _table(run: Run, trials: list[Trial]) -> Table:
+    name = run.objective.name
+    table = Table(box=None, pad_edge=False)
+    for header in ("trial", name, f"test {name}", "size", "latency", "speedup", "95 % interval"):
+        table.add_column(header, no_wrap=True)
+    table.add_column("recipe", overflow="fold")
+    for trial in trials:
+        test = f"{trial.test_scores[name]:.4f}" if trial.test_scores else ""
+        quality, size, latency = trial.scores[name], trial.scores["size_bytes"], trial.scores["latency_ms"]
+        cells = (str(trial.number), f"{quality:.4f}", test, show_bytes(size), f"{latency:.3g} ms")
+        table.add_row(*cells, f"{trial.scores['speedup']:.2f}x", _interval(trial), str(trial.recipe))
+    return table
+
+
+def _interval(trial: Trial) -> str:
+    """`1.27-1.33`, or that there is no gain to measure."""
+    low, high = trial.scores["speedup_low"], trial.scores["speedup_high"]
+    return f"{low:.2f}-{high:.2f}" + (", no gain" if low <= 1 <= high else "")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

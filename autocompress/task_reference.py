@@ -1,0 +1,57 @@
+"""A task named on the command line."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from autocompress.errors import InvalidInput, did_you_mean, first_line
+from autocompress.task import Task
+
+modules_from_files: list[ModuleType] = []
+"""What other processes cannot import by name, and so must get by value."""
+
+
+def load_task(reference: str) -> Task:
+    """The task named `package.module:name` or `file.py:name`; a function of that name is called to get it.
+
+    Raises InvalidInput when the reference has another form, or what it names is no task.
+    """
+    place, _, name = reference.rpartition(":")
+    if not place or not name.isidentifier():
+        raise InvalidInput(f"a task is named package.module:name or file.py:name, but got {reference!r}")
+    module = _load_module(place)
+    if not hasattr(module, name):
+        public = [known for known in vars(module) if not known.startswith("_")]
+        raise InvalidInput(f"{place!r} has no {name!r}{did_you_mean(name, public)}")
+    found = getattr(module, name)
+    if not isinstance(found, Task) and callable(found):
+        try:
+            found = found()
+        except Exception as error:  # the user's code
+            raise InvalidInput(f"{reference} must give a task, but: {first_line(error)}") from error
+    if not isinstance(found, Task):
+        raise InvalidInput(f"{reference} must be a Task or a function that gives one, but got {type(found).__name__}")
+    return found
+
+
+def _load_module(place: str) -> ModuleType:
+    try:
+        return _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    except Exception as error:  # the user's code
+        raise InvalidInput(f"{place!r} cannot be imported: {first_line(error)}") from error
+
+
+def _load_file(path: Path) -> ModuleType:
+    """A file as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    modules_from_files.append(module)
+    return module
