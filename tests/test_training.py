@@ -100,3 +100,16 @@ def test_frozen_parameters_stay_frozen(task: Task, lock: DeviceLock) -> None:
     train(model, [TaskLoss(task.loss)], task, Recovery(epochs=1, learning_rate=0.1), device=CPU, lock=lock)
     assert torch.equal(frozen, before)
     assert not torch.equal(next(model[2].parameters()), list(tiny_model().parameters())[2])
+
+
+def test_every_epoch_has_an_order_of_its_own(task: Task, lock: DeviceLock) -> None:
+    seen: list[Tensor] = []
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        seen.append(targets)
+        return outputs.sum()
+
+    train(tiny_model(), [TaskLoss(loss)], task, Recovery(epochs=2), device=CPU, lock=lock)
+    first, second = seen
+    assert not torch.equal(first, second)
+    assert torch.equal(first.sort().values, second.sort().values)

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autocompress.data import Samples, batches
 from autocompress.measure.device import DeviceLock, Target
 from autocompress.task import Task
-from autocompress.tensors import call, concatenate, to_device
+from autocompress.tensors import call, concatenate, map_tensors, to_device
 
 BATCH_SIZE = 256
 
 
+class NotANumber(ValueError):
+    """A score is NaN or infinite."""
+
+
 def evaluate(model: nn.Module, data: Samples, task: Task, target: Target) -> dict[str, float]:
-    """Each of the task's metrics by name, over the whole split."""
+    """Each of the task's metrics by name, over the whole split.
+
+    Raises NotANumber when an output holds NaN, since a metric may hide it (the argmax of NaN is a class).
+    """
     device, lock = target.torch_device, DeviceLock(target)
     outputs, targets = [], []
     model.eval()
@@ -24,4 +34,20 @@ def evaluate(model: nn.Module, data: Samples, task: Task, target: Target) -> dic
                 outputs.append(to_device(call(model, to_device(inputs, device)), torch.device("cpu")))
             targets.append(wanted)
     joined, wanted = concatenate(outputs), concatenate(targets)
-    return {metric.name: float(metric.function(joined, wanted)) for metric in task.metrics}
+    map_tensors(_check_no_nan, joined)
+    scores = {metric.name: float(metric.function(joined, wanted)) for metric in task.metrics}
+    check_finite(scores)
+    return scores
+
+
+def check_finite(scores: Mapping[str, float]) -> None:
+    """Raises NotANumber, naming the score, when one is NaN or infinite."""
+    for name, value in scores.items():
+        if not math.isfinite(value):
+            raise NotANumber(f"{name} must be a finite number, but is {value}")
+
+
+def _check_no_nan(tensor: Tensor) -> Tensor:
+    if tensor.isnan().any():
+        raise NotANumber("the model's outputs must be numbers, but hold NaN")
+    return tensor

@@ -7,6 +7,8 @@ free, and hands back what became of it. Everything that must survive is in the r
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from pathlib import Path
 
 from autocompress.artifact import Artifact
 from autocompress.errors import AutocompressError, RunError
@@ -138,8 +140,10 @@ def score_front_on_test(settings: Settings, folder: RunFolder, display: Display)
 
 
 def _context(settings: Settings, folder: RunFolder) -> TrialContext:
+    """What workers need, with paths that hold in any working directory."""
+    weights = settings.task.weights
     return TrialContext(
-        settings.task,
+        replace(settings.task, weights=weights and Path(weights).resolve()),
         settings.target,
         folder.path.resolve(),
         settings.seed,

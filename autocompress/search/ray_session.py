@@ -17,6 +17,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # a snapshot of the session is never read
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a user's relative paths stay true in workers
     # Workers see all GPUs and use the target's; who measures is settled by the device lock.
     "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
     "RAY_AUTH_MODE": "token",

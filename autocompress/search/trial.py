@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import json
 import random
 import shutil
@@ -23,8 +24,9 @@ from autocompress.artifact import load_model, seal, shipped_bytes, write_model
 from autocompress.compress import compress
 from autocompress.errors import first_line
 from autocompress.folders import partial_folder, publish, trial_folder
+from autocompress.measure.accuracy import NotANumber
 from autocompress.measure.device import Target
-from autocompress.measure.score import NotANumber, score
+from autocompress.measure.score import score
 from autocompress.method import NoEffect
 from autocompress.outcome import OK, Outcome, failure
 from autocompress.plugins import registry
@@ -54,19 +56,16 @@ class TrialRunner:
     """Carries out trials in one process, which keeps the baseline at hand."""
 
     def __init__(self, context: TrialContext) -> None:
-        trained = context.task.trained_model()
-        self.context = replace(context, task=replace(context.task, model=trained, weights=None))
-        self.baseline = self.context.task.trained_model().to(context.target.torch_device)
-        self.inputs = context.task.inputs(context.target.batch_size)
-        torch.set_num_threads(context.target.threads)
+        self._shared = context
         self._acting = ""
 
     def run(self, number: int, recipe: Recipe) -> Outcome:
         """The outcome, with the trial's folder complete; raises TrialFailed after a failure was written there."""
-        folder = partial_folder(self.context.run, number)
+        folder = partial_folder(self._shared.run, number)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         started = time.monotonic()
+        self._acting = ""
         with _logging_to(folder / LOG_FILE) as log, self._watchdog(folder):
             try:
                 outcome = self._carry_out(folder, recipe)
@@ -74,34 +73,46 @@ class TrialRunner:
                 traceback.print_exc(file=log)
                 outcome = self._failure(error, time.monotonic() - started)
         (folder / HANG_FILE).unlink()
-        finish_folder(self.context.run, number, outcome)
+        finish_folder(self._shared.run, number, outcome)
         if outcome.failed:
             raise TrialFailed(outcome.error)
         return outcome
+
+    @functools.cached_property
+    def context(self) -> TrialContext:
+        """With the trained model itself in place of its factory, so that it is built once."""
+        torch.set_num_threads(self._shared.target.threads)
+        trained = self._shared.task.trained_model()
+        return replace(self._shared, task=replace(self._shared.task, model=trained, weights=None))
+
+    @functools.cached_property
+    def baseline(self) -> nn.Module:
+        return self.context.task.trained_model().to(self.context.target.torch_device)
 
     def _carry_out(self, folder: Path, recipe: Recipe) -> Outcome:
         context, plugins = self.context, registry()
         _seed_all(context.seed)
         start = time.monotonic()
-        self._acting = ""
         compressed = compress(
-            context.task, recipe, registry=plugins, target=context.target, seed=context.seed, on_step=self._on_step
+            context.task,
+            recipe,
+            registry=plugins,
+            target=context.target,
+            seed=context.seed,
+            on_step=self._on_step,
         )
         worked = time.monotonic() - start
         write_model(folder, compressed, recipe, context.target, plugins)
-        shipped = load_model(folder, self._fresh_model(), plugins, context.target)
+        shipped = load_model(folder, context.task.trained_model(), plugins, context.target)
+        size_bytes = shipped_bytes(folder)
         start = time.monotonic()
         scores, latency = score(
-            shipped, self.baseline, shipped_bytes(folder), self.inputs,
-            context.task, context.target, context.latency_seconds,
-        )  # fmt: skip
+            shipped, self.baseline, size_bytes, context.task, context.target, context.latency_seconds
+        )
         worked += time.monotonic() - start
         (folder / "metrics.json").write_text(json.dumps(scores), encoding="utf-8")
         (folder / "latency.json").write_text(json.dumps(latency.plain()), encoding="utf-8")
         return Outcome(OK, scores, work_s=worked)
-
-    def _fresh_model(self) -> nn.Module:
-        return self.context.task.trained_model()
 
     def _on_step(self, method: str) -> None:
         self._acting = method
@@ -115,7 +126,7 @@ class TrialRunner:
     @contextlib.contextmanager
     def _watchdog(self, folder: Path) -> Iterator[None]:
         """Ends this process when the trial's minutes are over, even inside C code, leaving a traceback in a file."""
-        minutes = self.context.minutes_per_trial
+        minutes = self._shared.minutes_per_trial
         with (folder / HANG_FILE).open("w") as hang:
             if minutes:
                 faulthandler.dump_traceback_later(minutes * 60, exit=True, file=hang)

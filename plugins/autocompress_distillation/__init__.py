@@ -8,6 +8,8 @@ from autocompress import Method, hookimpl
 from autocompress_distillation.hard_labels import HardLabels
 from autocompress_distillation.soft_labels import SoftLabels
 
+__all__ = ["HardLabels", "SoftLabels"]
+
 
 @hookimpl
 def autocompress_methods() -> Iterable[Method]:

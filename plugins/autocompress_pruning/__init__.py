@@ -8,6 +8,8 @@ from autocompress import Method, hookimpl
 from autocompress_pruning.magnitude import StructuredMagnitude
 from autocompress_pruning.random_control import StructuredRandom
 
+__all__ = ["StructuredMagnitude", "StructuredRandom"]
+
 
 @hookimpl
 def autocompress_methods() -> Iterable[Method]:

@@ -1,4 +1,4 @@
-"""A pruning plan carried out: removals replayed on any model of the same structure, without tracing it or running it."""
+"""A pruning plan carried out: removals replayed on a model of the same structure, without tracing or running it."""
 
 from __future__ import annotations
 

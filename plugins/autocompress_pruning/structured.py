@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +13,7 @@ from autocompress_pruning.replay import replay
 from autocompress_pruning.trace import Importance, choose
 
 
-class StructuredPruning(Method):
+class StructuredPruning(Method, ABC):
     """Removes the least important channels of convolutions and linear layers, and all that depends on them.
 
     Channels are ranked within each group of layers that must lose them together (Fang et al. 2023, "DepGraph: Towards

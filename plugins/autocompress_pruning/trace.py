@@ -32,7 +32,7 @@ def choose(model: nn.Module, inputs: Any, importance: Importance, ratio: float, 
 
     def prune(allowed: Container[str]) -> dict[str, list[Removal]] | None:
         """Removals by the layer they start from; None if the model does not work after them."""
-        pruned = copy.deepcopy(model).requires_grad_(True)  # what is frozen would leave no trace
+        pruned = copy.deepcopy(model)
         graph = _trace(pruned, inputs)
         try:
             removals = _prune(pruned, graph, importance, ratio, round_to, allowed)
@@ -57,9 +57,10 @@ class _Everything:
 
 def _trace(model: nn.Module, inputs: Any) -> Any:
     try:
-        with torch.enable_grad(), warnings.catch_warnings():  # type: ignore[no-untyped-call]
+        with torch.enable_grad(), warnings.catch_warnings():
             # It says so where its search of the graph would take hours.
             warnings.filterwarnings("error", "Maximum recursive depth", UserWarning)
+            model.requires_grad_(True)  # what is frozen would leave no trace
             return tp.DependencyGraph().build_dependency(model, inputs, forward_fn=call, verbose=False)
     except Exception as error:  # the user's forward, or Torch-Pruning
         raise NotApplicable(f"Torch-Pruning must be able to trace the model, but: {first_line(error)}") from error
@@ -93,13 +94,14 @@ def _prune(
         if indices:
             # Asked for only now, because the groups pruned before may have moved its indices.
             group = graph.get_pruning_group(module, function, indices)
-            found[names[module]] = _removals(model, graph, group)
-            group.prune(record_history=False)
+            if graph.check_pruning_group(group):  # no member is left empty
+                found[names[module]] = _removals(model, graph, group)
+                group.prune(record_history=False)
     return found
 
 
 def _gives_outputs(graph: Any, group: Any) -> bool:
-    """Whether the group's channels are channels of the model's outputs: nothing comes after a member that loses them."""
+    """Whether the group's channels are the model's outputs': nothing comes after a member that loses them."""
     return any(graph.is_out_channel_pruning_fn(dep.handler) and not dep.target.outputs for dep, _ in group)
 
 
@@ -149,4 +151,4 @@ def _removals(model: nn.Module, graph: Any, group: Any) -> list[Removal]:
         elif id(target.module) in modules:
             side = removal.setdefault("out", []) if graph.is_out_channel_pruning_fn(dep.handler) else None
             (removal.setdefault("into", []) if side is None else side).append(modules[id(target.module)])
-    return [Removal(removed=removed, **removal) for removed, removal in found.items() if removal]  # type: ignore[misc]
+    return [Removal(removed=removed, **removal) for removed, removal in found.items() if removal]

@@ -8,6 +8,8 @@ from autocompress import Method, hookimpl
 from autocompress_quantization.int8_dynamic import Int8Dynamic
 from autocompress_quantization.int8_weight_only import Int8WeightOnly
 
+__all__ = ["Int8Dynamic", "Int8WeightOnly"]
+
 
 @hookimpl
 def autocompress_methods() -> Iterable[Method]:

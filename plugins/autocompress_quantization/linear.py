@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from torch import nn
 from autocompress import Method, NotApplicable, Plan, Target, Task, Technique
 
 
-class LinearQuantization(Method):
+class LinearQuantization(Method, ABC):
     """Quantizes the weights of nn.Linear layers with torchao; everything else stays as it is."""
 
     technique = Technique.QUANTIZATION
@@ -26,7 +26,7 @@ class LinearQuantization(Method):
     def check(self, task: Task) -> None:
         """Raises NotApplicable if the model has no layer to quantize."""
         if not linear_layers(task.trained_model()):
-            raise NotApplicable(f"{self.name} quantizes nn.Linear layers, but this model has no nn.Linear layer to quantize")
+            raise NotApplicable(f"{self.name} quantizes linear layers, but this model has no nn.Linear layer for it")
 
     def decide(self, model: nn.Module, params: Mapping[str, Any], task: Task) -> Plan:
         """The names of the layers to quantize."""
@@ -49,7 +49,8 @@ def linear_layers(model: nn.Module) -> list[str]:
     """Names of the nn.Linear layers whose weight can be replaced.
 
     Left out: what nn.MultiheadAttention holds, because it reads the weight without calling the layer; weights that are
-    tied to another layer, because that one would keep its floating-point copy; weights that are computed (parametrized).
+    tied to another layer, because that one would keep its floating-point copy; weights that are
+    computed (parametrized).
     """
     uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     return [

@@ -18,9 +18,6 @@ class Float16Storage(nn.Module):
     def forward(self, stored: Tensor) -> Tensor:
         return stored.float()
 
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        return weight.half()
-
 
 class HalfWeights(Method):
     name = "half_weights"
@@ -39,7 +36,7 @@ class HalfWeights(Method):
     def restore(self, model: nn.Module, plan: Plan, target: Target) -> nn.Module:
         for name in plan["layers"]:
             layer = model.get_submodule(name)
-            layer.weight.requires_grad_(False)
+            layer.weight = nn.Parameter(layer.get_parameter("weight").detach().half(), requires_grad=False)
             parametrize.register_parametrization(layer, "weight", Float16Storage(), unsafe=True)
         return model
 
