@@ -70,14 +70,14 @@ def search(
         workers=workers,
         seed=seed,
     )
-    _show(report.as_data(run), as_json, lambda: report.print_result(run, _console()))
+    _show(report.as_data(run), as_json, lambda: report.print_result(run, report.output()))
 
 
 @app.command()
 def status(run: RunArgument, as_json: AsJson = False) -> None:
     """What a run has done so far: its trials and failures."""
     found = Run(run)
-    _show(report.status_data(found), as_json, lambda: report.print_status(found, _console()))
+    _show(report.status_data(found), as_json, lambda: report.print_status(found, report.output()))
 
 
 @app.command()
@@ -92,7 +92,7 @@ def best(
     chosen = found.best(limit)
     if save is not None:
         chosen.save(save)
-    _show(report.best_data(found, chosen), as_json, lambda: report.print_best(found, chosen, _console()))
+    _show(report.best_data(found, chosen), as_json, lambda: report.print_best(found, chosen, report.output()))
 
 
 @plugins_app.command("list")
@@ -119,13 +119,7 @@ def _print_plugins(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         methods = ", ".join(f"{method['name']} ({method['technique']})" for method in row["methods"])
         table.add_row(row["plugin"], f"{row['distribution']} {row['version']}", row["status"], methods or row["reason"])
-    _console().print(table)
-
-
-def _console() -> Console:
-    """As wide as the terminal; wide enough for the tables where there is none."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    report.output().print(table)
 
 
 def _show(data: Any, as_json: bool, show: Any) -> None:

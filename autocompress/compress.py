@@ -83,13 +83,11 @@ def compress(
     """
     work = _Compression(task, target, on_step, task.trained_model())
     work.reshape([(registry.get(step.method), step.params) for step in recipe.steps])
-    losses = work.losses()
+    losses = work.losses(recipe.recovery.epochs)
     if recipe.recovery.epochs:
         lock = DeviceLock(target)
         terms = losses or [TaskLoss(task.loss)]
         work.model = train(work.model, terms, task, recipe.recovery, device=target.torch_device, seed=seed, lock=lock)
-    elif losses:
-        raise NoEffect("a distillation loss acts while training, but the recipe's recovery has 0 epochs")
     work.finalize()
     return Compressed(work.model.eval(), tuple(work.steps))
 
@@ -111,14 +109,19 @@ class _Compression:
             self._change(method, method.reshape(self.model, planned.plan))
         self.on_step("")
 
-    def losses(self) -> list[Loss]:
+    def losses(self, epochs: int) -> list[Loss]:
+        """The losses that methods bring; a step that can have no effect any more fails before the training."""
         found = []
         for step in self.steps:
             self.on_step(step.method.name)
             loss = step.method.loss(step.plan, self.task)
             if loss is not None:
+                if epochs == 0:
+                    raise NoEffect(f"{step.method.name} acts while training, but the recipe's recovery has 0 epochs")
                 found.append(loss)
                 self._effective.add(step.method.name)
+            elif type(step.method).finalize is Method.finalize:
+                self._check_effect(step.method)
         self.on_step("")
         return found
 
@@ -127,9 +130,12 @@ class _Compression:
         for step in self.steps:
             self.on_step(step.method.name)
             self._change(step.method, step.method.finalize(self.model, step.plan, self.task, self.target))
-            if step.method.name not in self._effective:
-                raise NoEffect(f"{step.method.name} changed nothing of the model")
+            self._check_effect(step.method)
         self.on_step("")
+
+    def _check_effect(self, method: Method) -> None:
+        if method.name not in self._effective:
+            raise NoEffect(f"{method.name} changed nothing of the model")
 
     def _change(self, method: Method, model: nn.Module) -> None:
         """Take over what a method made, and note whether it differs in structure."""
@@ -151,8 +157,8 @@ def rebuild(model: nn.Module, steps: Sequence[PlannedStep], target: Target) -> n
     return model.eval()
 
 
-def structure(model: nn.Module) -> dict[str, tuple[str, tuple[int, ...], str]]:
-    """Module types and leaf tensors' shapes and dtypes: what must differ after a step that had an effect."""
-    modules = {f"<{name}>": (type(module).__name__, (), "") for name, module in model.named_modules()}
-    tensors = {name: ("", tuple(tensor.shape), str(tensor.dtype)) for name, tensor in leaves(model).items()}
+def structure(model: nn.Module) -> dict[str, tuple[object, ...]]:
+    """Module types and leaf tensors' shapes, layouts and dtypes: what must differ after a step that had an effect."""
+    modules: dict[str, tuple[object, ...]] = {f"<{n}>": (type(module).__name__,) for n, module in model.named_modules()}
+    tensors = {n: (tensor.shape, tensor.stride(), tensor.dtype) for n, tensor in leaves(model).items()}
     return modules | tensors

@@ -61,8 +61,10 @@ class Registry:
     def broken(self) -> list[Plugin]:
         return [plugin for plugin in self.plugins if plugin.reason]
 
-    def plugin_of(self, method: str) -> Plugin:
-        return next(p for p in self.plugins if any(m.name == method for m in p.methods))
+    def plugin_of(self, name: str) -> Plugin:
+        """The plugin that offers the method of that name; raises InvalidInput as `get` does."""
+        method = self.get(name)
+        return next(plugin for plugin in self.plugins if method in plugin.methods)
 
     def get(self, name: str) -> Method:
         """The method of that name; raises InvalidInput with the nearest known name and what failed to load."""

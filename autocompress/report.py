@@ -14,8 +14,15 @@ from autocompress.recipe import Recipe
 from autocompress.run import Run, Trial
 
 
-def print_result(run: Run, console: Console) -> None:
+def output() -> Console:
+    """Standard output: as wide as the terminal, and wide enough for the tables where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def print_result(run: Run, console: Console | None = None) -> None:
     """The front, and the model that fits the limits beside the baseline."""
+    console = console or output()
     console.print(f"Front of {len(run.all_trials)} trials, latency on {run.config.target}:", highlight=False)
     console.print(_table(run, [run.trial(int(number)) for number in run.front.index]))
     print_failures(run, console)
@@ -38,7 +45,7 @@ def print_best(run: Run, best: Trial, console: Console) -> None:
             table.add_row(f"test {metric.name}", f"{other:.4f}", f"{own:.4f}", f"{own - other:+.4f}")
     sizes = baseline.scores["size_bytes"], best.scores["size_bytes"]
     table.add_row("size", show_bytes(sizes[0]), show_bytes(sizes[1]), f"{sizes[1] / sizes[0]:.1%} of baseline")
-    latency = baseline.scores["latency_ms"], best.scores["latency_ms"]
+    latency = best.scores["baseline_latency_ms"], best.scores["latency_ms"]  # measured in the same rounds
     table.add_row(
         f"latency {run.config.target}",
         *(f"{ms:.3g} ms" for ms in latency),

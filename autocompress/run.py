@@ -154,8 +154,9 @@ class Run:
     def trials(self) -> pd.DataFrame:
         """One row a trial, failures included, indexed by number.
 
-        Columns: state, the metrics, size_bytes, latency_ms, speedup with speedup_low and speedup_high (95 % interval),
-        test_<metric> where it was scored, recipe, error, method, plugin, work_s.
+        Columns: state, the metrics, size_bytes, latency_ms and baseline_latency_ms (medians of the same rounds), speedup
+        with speedup_low and speedup_high (95 % interval), test_<metric> where it was scored, recipe, error, method,
+        plugin, work_s.
         """
         rows = {
             number: {
@@ -199,7 +200,7 @@ class Run:
 
     def _columns(self) -> list[str]:
         names = [metric.name for metric in self.metrics]
-        latency = ["latency_ms", "speedup", "speedup_low", "speedup_high"]
+        latency = ["latency_ms", "baseline_latency_ms", "speedup", "speedup_low", "speedup_high"]
         tests = [f"test_{name}" for name in names]
         return ["state", *names, "size_bytes", *latency, *tests, "recipe", "error", "method", "plugin", "work_s"]
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from autocompress.data import Samples, batches, take
 from autocompress.errors import InvalidInput, first_line
+from autocompress.leaves import leaves
 from autocompress.metric import ACCURACY, Metric
 from autocompress.tensors import call, map_tensors
 
@@ -77,7 +78,20 @@ class Task:
         names = [metric.name for metric in self.metrics]
         if len(set(names)) < len(names):
             raise InvalidInput(f"metrics have different names, but got {names}")
-        self._check_scoring(self.trained_model())
+        model = self.trained_model()
+        self._check_factory(model)
+        self._check_scoring(model)
+
+    def _check_factory(self, model: nn.Module) -> None:
+        """Every trial must start from the same weights, and own them."""
+        again = self.trained_model()
+        if again is model:
+            raise InvalidInput("the model factory must give a new model each time, but gave the same object twice")
+        if weights_digest(again) != weights_digest(model):
+            raise InvalidInput(
+                "the model factory must give the trained weights, but gave other weights each time;"
+                " load them in the factory, or name their file by `weights`"
+            )
 
     def _check_scoring(self, model: nn.Module) -> None:
         try:
@@ -105,12 +119,17 @@ class Task:
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the model's weights and the lengths of the data: tells whether a run continues this task."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.trained_model().state_dict().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        digest.update(repr([len(self.train), len(self.validation), len(self.test)]).encode())
-        return digest.hexdigest()
+        lengths = [len(self.train), len(self.validation), len(self.test)]
+        return hashlib.sha256(f"{weights_digest(self.trained_model())}{lengths}".encode()).hexdigest()
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 of all parameters and persistent buffers, names, shapes and dtypes included."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(leaves(model).items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def build(model: Model) -> nn.Module:

@@ -11,7 +11,6 @@ import multiprocessing
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -47,7 +46,7 @@ def splits() -> tuple[TensorDataset, TensorDataset, TensorDataset]:
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
     labels = torch.tensor(digits.target)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    rows = order.split([len(order) - 600, 300, 300])
+    rows = torch.split(order, [len(order) - 600, 300, 300])
     train, validation, test = (TensorDataset(images[part], labels[part]) for part in rows)
     return train, validation, test
 
@@ -60,7 +59,7 @@ def train_baseline(data: TensorDataset) -> None:
     for _ in range(10):
         for images, labels in DataLoader(data, batch_size=64, shuffle=True):
             optimizer.zero_grad()
-            functional.cross_entropy(model(images), labels).backward()
+            functional.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     WEIGHTS.parent.mkdir(exist_ok=True)
     save_file(model.state_dict(), WEIGHTS)
@@ -98,7 +97,7 @@ def main() -> None:
         budget=autocompress.Budget(trials=12, minutes_per_trial=2),
         latency_seconds=1,
     )
-    print_result(run, Console())
+    print_result(run)
     best = run.best()
     print(f"Loaded in another process, it has test accuracy {accuracy_elsewhere(best.path):.4f}.")
 

@@ -33,7 +33,7 @@ class Latency:
 
     latency_ms: float
     """Median time of one call."""
-    baseline_ms: float
+    baseline_latency_ms: float
     """The baseline's, in the same rounds."""
     speedup: float
     """Median over rounds of the baseline's time by the model's: above 1 is faster."""
@@ -69,7 +69,7 @@ def measure_latency(
     low, high = bootstrap_interval(other / own)
     return Latency(
         latency_ms=float(np.median(own)),
-        baseline_ms=float(np.median(other)),
+        baseline_latency_ms=float(np.median(other)),
         speedup=float(np.median(other / own)),
         speedup_low=low,
         speedup_high=high,
