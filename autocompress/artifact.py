@@ -39,11 +39,10 @@ class Artifact:
         if not (self.path / MANIFEST_FILE).is_file():
             raise ArtifactError(f"{self.path} is no artifact: it has no {MANIFEST_FILE}")
         manifest = self._read(MANIFEST_FILE)
-        if manifest.get("format") != FORMAT:
-            raise ArtifactError(
-                f"{self.path} has format {manifest.get('format')!r}, but this autocompress reads {FORMAT}"
-            )
-        self._files: Mapping[str, Any] = manifest["files"]
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        if found != FORMAT:
+            raise ArtifactError(f"{self.path} has format {found!r}, but this autocompress reads {FORMAT}")
+        self._files = _checksums(manifest, self.path / MANIFEST_FILE)
 
     @property
     def size_bytes(self) -> int:
@@ -61,14 +60,14 @@ class Artifact:
 
     def verify(self) -> None:
         """Raises ArtifactError, naming the file, when one is missing or its SHA-256 differs from the manifest's."""
-        for name, entry in self._files.items():
+        for name, checksum in self._files.items():
             if Path(name).name != name:
                 raise ArtifactError(
                     f"{self.path / MANIFEST_FILE} names {name!r}, but files must lie in the folder itself"
                 )
             if not (self.path / name).is_file():
                 raise ArtifactError(f"{self.path / name} is missing")
-            if sha256(self.path / name) != entry["sha256"]:
+            if sha256(self.path / name) != checksum:
                 raise ArtifactError(f"{self.path / name} is damaged: its SHA-256 differs from {MANIFEST_FILE}")
         for name in SHIPPED_FILES:
             if name not in self._files:
@@ -164,6 +163,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
         publish(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _checksums(manifest: Any, where: Path) -> dict[str, str]:
+    """SHA-256 by file name."""
+    try:
+        return {name: entry["sha256"] for name, entry in manifest["files"].items()}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{where} must give a SHA-256 for each file, but: {first_line(error)}") from None
 
 
 def _method(step: Mapping[str, Any], plugins: Registry) -> Any:

@@ -30,12 +30,15 @@ LimitOption = Annotated[list[str] | None, typer.Option("--limit", help="Like 'ac
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on stderr and exit code 1."""
+    """Run the command line: a user's mistake is one line on stderr and exit code 1, Ctrl-C outside a search 130."""
     try:
         app()
     except AutocompressError as error:
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", markup=False)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        sys.exit(130)
 
 
 @app.command()
@@ -52,7 +55,8 @@ def search(
     name: Annotated[str | None, typer.Option(help="The run's name.  [default: the task's name]")] = None,
     runs: Annotated[Path, typer.Option(help="The folder of runs.")] = Path("runs"),
     workers: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
-    seed: int = 0,
+    latency_seconds: Annotated[float, typer.Option(help="The longest that one latency measurement may take.")] = 3.0,
+    seed: Annotated[int, typer.Option(help="Of the sampler and the training.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Search for compressed models; the same command again continues the run."""
@@ -61,13 +65,18 @@ def search(
         space=space,
         limits=limit,
         budget=Budget.parse(
-            {"trials": trials if trials or hours else 50, "hours": hours, "minutes_per_trial": minutes_per_trial},
+            {
+                "trials": 50 if trials is None and hours is None else trials,
+                "hours": hours,
+                "minutes_per_trial": minutes_per_trial,
+            },
             "budget",
         ),
         target=target,
         name=name,
         runs=runs,
         workers=workers,
+        latency_seconds=latency_seconds,
         seed=seed,
     )
     _show(report.as_data(run), as_json, lambda: report.print_result(run, report.output()))

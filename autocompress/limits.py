@@ -63,7 +63,7 @@ class Limit:
         return (excess if self.upper else -excess) / max(abs(self.bound), 0.01)
 
     def miss(self, scores: Scores, baseline: Scores) -> str:
-        """`accuracy_drop is 1.8%, 0.8% beyond 'accuracy_drop <= 1%'`."""
+        """`accuracy_drop is 1.80%, 0.80% beyond 'accuracy_drop <= 1%'`."""
         value = self.value(scores, baseline)
         return f"{self.subject} is {self._show(value)}, {self._show(abs(value - self.bound))} beyond {self.text!r}"
 
@@ -133,7 +133,7 @@ def check_against_baseline(limits: Sequence[Limit], baseline: Scores) -> None:
 def show_bytes(size_bytes: float) -> str:
     """`345 B`, `12.3 kB`, `4.56 MB`."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(size_bytes) >= factor:
+        if abs(size_bytes) >= 0.9995 * factor:  # what would be rounded to 1000 of the smaller unit
             return f"{size_bytes / factor:.3g} {unit}"
     return f"{size_bytes:.0f} B"
 
@@ -173,6 +173,11 @@ def _metric_bound(text: str, metric: Metric, is_drop: bool, number: float, unit:
         raise InvalidInput(f"limit {text!r} has no unit: write '{metric.name}_drop <= {number:g}%'")
     if unit is not None and unit not in SHARE_UNITS:
         raise InvalidInput(f"limit {text!r} has the unknown unit {unit!r}{did_you_mean(unit, SHARE_UNITS)}")
+    if unit is not None and not metric.is_share:
+        raise InvalidInput(
+            f"limit {text!r}: {metric.name} is no share, so its limits are plain numbers without {unit!r};"
+            " a metric in 0-1 is made with is_share=True"
+        )
     bound = number * (SHARE_UNITS[unit] if unit else 1)
     if metric.is_share and bound > 1:
         raise InvalidInput(

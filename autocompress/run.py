@@ -18,7 +18,7 @@ from torch import nn
 from autocompress.artifact import Artifact
 from autocompress.budget import Budget
 from autocompress.document import Document
-from autocompress.errors import ArtifactError, RunError
+from autocompress.errors import ArtifactError, RunError, first_line
 from autocompress.folders import trial_folder
 from autocompress.limits import Limit, parse_limits
 from autocompress.metric import Metric
@@ -154,9 +154,9 @@ class Run:
     def trials(self) -> pd.DataFrame:
         """One row a trial, failures included, indexed by number.
 
-        Columns: state, the metrics, size_bytes, latency_ms and baseline_latency_ms (medians of the same rounds), speedup
-        with speedup_low and speedup_high (95 % interval), test_<metric> where it was scored, recipe, error, method,
-        plugin, work_s.
+        Columns: state, the metrics, size_bytes, latency_ms and baseline_latency_ms (medians of the same rounds),
+        speedup with speedup_low and speedup_high (95 % interval), test_<metric> where it was scored, recipe, error,
+        method, plugin, work_s.
         """
         rows = {
             number: {
@@ -214,8 +214,13 @@ def outcome_of(trial: FrozenTrial) -> Outcome | None:
 def _frozen_trials(database: Path) -> list[FrozenTrial]:
     if not database.is_file():
         return []
-    study = optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{database}")
-    return study.get_trials(deepcopy=False)
+    try:
+        study = optuna.load_study(study_name=STUDY_NAME, storage=f"sqlite:///{database}")
+        return study.get_trials(deepcopy=False)
+    except KeyError:  # its search died before it had made the study
+        return []
+    except Exception as error:  # SQLAlchemy on a file that may be damaged
+        raise RunError(f"{database} is not readable: {first_line(error)}") from error
 
 
 def _only_the_task_scores(outputs: Any, targets: Any) -> float:

@@ -44,7 +44,7 @@ class SearchSpace(Document):
 
     description: str = ""
     methods: dict[str, dict[str, Any] | None] | None = None
-    """Methods by name with narrowed parameters: a value, a list of values, or `{low:, high:}`; left out: all installed."""
+    """Methods by name with narrowed parameters: a value, a list, or `{low:, high:}`; left out: all installed."""
     recovery: dict[str, Any] = {}
     """Narrowed `epochs`, `learning_rate`, `batch_size`."""
     recipes: tuple[Recipe, ...] = ()
@@ -182,7 +182,7 @@ def _draw(parameter: Parameter, rng: random.Random) -> Any:
     if isinstance(parameter, Choice):
         return rng.choice(parameter.options)
     if isinstance(parameter, Float) and parameter.step:
-        return parameter.low + parameter.step * rng.randrange(grid_size(parameter))
+        return grid_value(parameter, rng.randrange(grid_size(parameter)))
     if parameter.log:
         value = math.exp(rng.uniform(math.log(parameter.low), math.log(parameter.high)))
     else:
@@ -195,6 +195,13 @@ def grid_size(parameter: Float) -> int:
     """How many multiples of the step lie in a stepped range."""
     assert parameter.step is not None
     return int((parameter.high - parameter.low) / parameter.step + 1e-9) + 1
+
+
+def grid_value(parameter: Float, index: int) -> float:
+    """The value `index` steps above the lowest: 0.85, where the sum of floats is 0.8500000000000001."""
+    assert parameter.step is not None
+    value = float(f"{parameter.low + parameter.step * index:.9g}")
+    return min(max(value, parameter.low), parameter.high)
 
 
 def _shipped_folder() -> Path:

@@ -41,7 +41,7 @@ class Task:
     test: Samples
     """Only the front is scored on it, when the search is over."""
     weights: str | Path | None = None
-    """A state dict for the factory's model, `.safetensors` or `.pt`; left out when the factory gives trained weights."""
+    """A state dict for the factory's model, `.safetensors` or `.pt`; None when the factory gives trained weights."""
     calibration: Samples | None = None
     """For methods that look at activations; the training data when left out."""
     example_inputs: Any = None
@@ -79,8 +79,8 @@ class Task:
         if len(set(names)) < len(names):
             raise InvalidInput(f"metrics have different names, but got {names}")
         model = self.trained_model()
-        self._check_factory(model)
         self._check_scoring(model)
+        self._check_factory(model)
 
     def _check_factory(self, model: nn.Module) -> None:
         """Every trial must start from the same weights, and own them."""
@@ -139,7 +139,7 @@ def build(model: Model) -> nn.Module:
             return copy.deepcopy(model)
         except Exception as error:  # the user's model
             raise InvalidInput(
-                f"the model must be copyable, but: {first_line(error)}; pass a zero-argument factory instead of a module"
+                f"the model must be copyable, but: {first_line(error)}; pass a zero-argument factory instead"
             ) from error
     try:
         built = model()

@@ -1,9 +1,9 @@
-"""What the engine costs beyond the work: a search whose methods do nothing, beside Ray's OptunaSearch on the same no-op.
+"""What the engine costs beyond the work: a search whose methods do nothing, beside Ray's OptunaSearch.
 
     python benchmarks/engine_overhead.py --trials 200 --json out.json
 
-Overhead of a trial: wall time of the whole search, start and end included, less the seconds its trials spent compressing
-and scoring, by the number of trials; one trial at a time, so that nothing hides behind anything.
+Overhead of a trial: wall time of the whole search, start and end included, less the seconds that its trials spent
+compressing and scoring, by the number of trials; one trial at a time, so that nothing hides behind anything.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def suggestion_times(events: Path) -> dict[str, float]:
 
 
 def optuna_search(trials: int, folder: Path) -> dict[str, Any]:
-    """Ray's own OptunaSearch with reused actors on a trainable that does nothing: no scoring, no files, no study on disk."""
+    """Ray's OptunaSearch with reused actors on a trainable that does nothing: no scoring, no files, no study."""
     import optuna
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch

@@ -12,7 +12,7 @@ from torch import nn
 
 from autocompress import Choice, Integer, Method, Parameter, Plan, Target, Task, Technique, hookimpl
 
-FAULTS = ("none", "raise", "nan", "kill", "hang", "exit", "nothing")
+FAULTS = ("none", "pause", "raise", "nan", "kill", "hang", "exit", "nothing")
 
 
 class NaN(nn.Module):
@@ -39,6 +39,8 @@ class Faulty(Method):
                 os.kill(os.getpid(), signal.SIGKILL)
             case "exit":
                 raise SystemExit(3)
+            case "pause":
+                time.sleep(0.3)
             case "hang":
                 time.sleep(600)
             case "nothing":

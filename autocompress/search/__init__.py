@@ -38,7 +38,7 @@ def search(
     """Search for compressed models of a task; the same call on the same run continues it.
 
     Args:
-        space: what may be combined: a shipped space's name, a YAML file or a SearchSpace; all installed methods if None.
+        space: what may be combined: a shipped space's name, a YAML file or a SearchSpace; all methods if None.
         limits: like `accuracy_drop <= 1%`, `latency <= 5 ms`, `size <= 25% of baseline`.
         budget: 50 trials if None.
         target: where latency is measured, like `cuda:0@32`, `cpu@8x2`; the first GPU where there is one, else the CPU.

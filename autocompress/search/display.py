@@ -30,7 +30,7 @@ class Display:
 
     def __init__(self, settings: Settings, space: BoundSpace, plugins: Registry) -> None:
         self._settings, self._space, self._plugins = settings, space, plugins
-        self._console = Console(stderr=True, quiet=not settings.progress, soft_wrap=True, highlight=False)
+        self._console = Console(stderr=True, quiet=not settings.progress, soft_wrap=True, highlight=False, markup=False)
         self._started = time.monotonic()
         self._recipes: dict[int, Recipe] = {}
         self._running: dict[int, float] = {}
@@ -69,6 +69,9 @@ class Display:
                 Text(f"{self._progress()}  {trial_line(number, outcome, self._objective)}  {self._recipes[number]}")
             )
 
+    def interrupted(self) -> None:
+        self._console.print(f"interrupted after {self._done} trials; the same command continues")
+
     def testing(self, numbers: Sequence[int]) -> Iterator[int]:
         """The numbers, one after the other, while each is scored on the test split."""
         if numbers:
@@ -91,9 +94,10 @@ class Display:
     def _say_header(self) -> None:
         settings, budget = self._settings, self._settings.budget
         spans = [f"{budget.trials} trials" if budget.trials else "", f"{budget.hours:g} h" if budget.hours else ""]
+        span = ", ".join(text for text in spans if text) or "until the space is exhausted"
+        hardware = hardware_name(settings.target)
         self._console.print(
-            f"run {settings.run}: latency on {settings.target} ({hardware_name(settings.target)}), "
-            f"{', '.join(span for span in spans if span) or 'until the space is exhausted'}, {settings.workers} at a time"
+            f"run {settings.run}: latency on {settings.target} ({hardware}), {span}, {settings.workers} at a time"
         )
         self._console.print(f"limits: {', '.join(limit.text for limit in settings.limits) or 'none'}")
         self._console.print(f"methods: {', '.join(self._space.parameters) or 'none'}")
@@ -119,7 +123,7 @@ class Display:
     def _table(self) -> RenderableType:
         failed = Counter(o.state.removeprefix(FAILED) for o in self._outcomes.values() if o.failed)
         causes = f" ({', '.join(f'{cause} {count}' for cause, count in failed.items())})" if failed else ""
-        summary = f"{self._progress()} done, {len(self._running)} running, {failed.total()} failed{causes}, {self._time_left()}"
+        counts = f"{self._progress()} done, {len(self._running)} running, {failed.total()} failed{causes}"
         table = Table("trial", "state", self._objective.name, "size", "latency", "speedup", "recipe", box=None)
         for label, number in self._best_rows():
             outcome = self._outcomes[number]
@@ -127,7 +131,7 @@ class Display:
         for number, since in list(self._running.items()):
             running = f"running {time.monotonic() - since:.0f} s"
             table.add_row(str(number), running, "", "", "", "", self._name(number))
-        return Group(Text(summary), table)
+        return Group(Text(f"{counts}, {self._time_left()}"), table)
 
     def _best_rows(self) -> list[tuple[str, int]]:
         scored = {number: outcome.scores for number, outcome in self._outcomes.items() if outcome.scored}

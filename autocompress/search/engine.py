@@ -45,6 +45,11 @@ class Search:
         return not self._running and not self._may_propose
 
     @property
+    def unfinished(self) -> bool:
+        """Whether it was stopped from outside, by Ctrl-C, before its budget was spent."""
+        return not self.done and self.seconds_left != 0
+
+    @property
     def seconds_left(self) -> float | None:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
@@ -65,11 +70,11 @@ class Search:
         self._display.started(proposal)
         return proposal
 
-    def finish(self, number: int, outcome: Outcome | None) -> None:
-        """Record how a trial ended; None when its process is gone, or said nothing: its folder knows more."""
-        if outcome is None:
+    def finish(self, number: int, outcome: Outcome | str) -> None:
+        """Record how a trial ended; of a failed one Ray gives its own message, and the trial's folder knows more."""
+        if isinstance(outcome, str):
             path, minutes = self._folder.path, self._settings.budget.minutes_per_trial
-            outcome = recorded_outcome(path, number) or dead_worker_outcome(path, number, minutes)
+            outcome = recorded_outcome(path, number) or dead_worker_outcome(path, number, minutes, outcome)
         outcome = self._study.tell(number, outcome)
         self._running.discard(number)
         self._folder.event("finished", trial=number, state=outcome.state, error=outcome.error)
@@ -121,6 +126,8 @@ def run_search(settings: Settings) -> Run:
             study.close()
         if search.error is not None:
             raise search.error
+        if search.unfinished:
+            display.interrupted()
         score_front_on_test(settings, folder, display)
     return Run(folder.path, settings.task.model)
 

@@ -93,8 +93,8 @@ def _claim(path: Path, settings: Settings) -> None:
         _check_same(path, record, config)
     else:
         write_whole(path / ENV_FILE, json.dumps(_environment(settings), indent=1))
-        write_whole(path / RUN_FILE, record.model_dump_json(indent=1))
     write_whole(path / CONFIG_FILE, yaml.safe_dump(config.plain(), sort_keys=False))
+    write_whole(path / RUN_FILE, record.model_dump_json(indent=1))  # last: with it the folder is a run
 
 
 def _check_same(path: Path, record: RunRecord, config: RunConfig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from ray import tune  # noqa: E402
 
 from autocompress.search.chatter import ray_messages_to  # noqa: E402
 from autocompress.search.engine import Search  # noqa: E402
-from autocompress.search.searcher import LoopSearcher  # noqa: E402
+from autocompress.search.searcher import ErrorNotes, LoopSearcher  # noqa: E402
 from autocompress.search.trial import TrialContext  # noqa: E402
 from autocompress.search.worker import TrialWorker  # noqa: E402
 from autocompress.task_reference import modules_from_files  # noqa: E402
@@ -42,10 +43,12 @@ def run_trials(search: Search, context: TrialContext, workers: int, log_file: Pa
     for module in modules_from_files:
         ray.cloudpickle.register_pickle_by_value(module)
     with session(workers) as folder, ray_messages_to(log_file):  # ray.init sets up Ray's logging, so after it
+        errors = ErrorNotes()
         tuner = tune.Tuner(
             tune.with_parameters(TrialWorker, context=context),
             tune_config=tune.TuneConfig(
-                search_alg=LoopSearcher(search),
+                search_alg=LoopSearcher(search, errors),
+                scheduler=errors,
                 num_samples=-1,
                 reuse_actors=True,
                 time_budget_s=search.seconds_left,
@@ -65,12 +68,8 @@ def session(workers: int) -> Iterator[Path]:
     """Ray, started here unless the caller is connected already, and a folder for what Tune writes."""
     started = not ray.is_initialized()
     if started:
-        ray.init(
-            num_cpus=workers,
-            include_dashboard=False,
-            configure_logging=False,
-            log_to_driver=False,
-        )
+        with _import_path():
+            ray.init(num_cpus=workers, include_dashboard=False, configure_logging=False, log_to_driver=False)
     folder = Path(tempfile.mkdtemp(prefix="autocompress-"))
     try:
         yield folder
@@ -78,3 +77,16 @@ def session(workers: int) -> Iterator[Path]:
         if started:
             ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _import_path() -> Iterator[None]:
+    """What this process can import, the processes that it starts can."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before

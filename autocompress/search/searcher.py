@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from autocompress.outcome import Outcome
@@ -18,15 +20,28 @@ class Loop(Protocol):
 
     def propose(self) -> Proposal | None: ...
 
-    def finish(self, number: int, outcome: Outcome | None) -> None: ...
+    def finish(self, number: int, outcome: Outcome | str) -> None: ...
+
+
+class ErrorNotes(FIFOScheduler):  # type: ignore[misc]
+    """First in, first out; and keeps what Ray says of a trial that failed, which searchers are not told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text: dict[str, str] = {}
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        with open(trial.error_file, encoding="utf-8") as file:
+            self.text[trial.trial_id] = file.read()
 
 
 class LoopSearcher(Searcher):  # type: ignore[misc]
     """Hands proposals to Ray Tune and outcomes back."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, errors: ErrorNotes) -> None:
         super().__init__(metric=None, mode=None)
         self._loop: Loop | None = loop
+        self._errors = errors
         self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> Any:
@@ -43,10 +58,11 @@ class LoopSearcher(Searcher):  # type: ignore[misc]
         number = self._numbers.pop(trial_id, None)
         if number is None:
             return
-        text = None if error or not result else result.get("outcome")
-        if text is None and not error:
-            return  # stopped by the time budget or Ctrl-C: the study closes it as interrupted
-        self._loop.finish(number, None if text is None else Outcome.from_json(text))
+        if error:
+            self._loop.finish(number, self._errors.text.get(trial_id, ""))
+        elif result and "outcome" in result:
+            self._loop.finish(number, Outcome.from_json(result["outcome"]))
+        # else it was stopped by the time budget or Ctrl-C: the study closes it as interrupted
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray snapshots its searcher now and then; ours has nothing that a snapshot should keep."""

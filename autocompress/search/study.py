@@ -20,7 +20,7 @@ from autocompress.outcome import INFEASIBLE, INTERRUPTED, OK, Outcome
 from autocompress.parameters import Choice, Integer, Parameter
 from autocompress.recipe import Recipe
 from autocompress.run import DUPLICATE_OF, OUTCOME, RECIPE, STUDY_NAME, outcome_of
-from autocompress.space import BoundSpace, grid_size
+from autocompress.space import BoundSpace, grid_size, grid_value
 
 RANDOM_DRAWS = 200
 """Draws for a recipe that was not tried, before the space counts as exhausted."""
@@ -171,7 +171,7 @@ def suggest(trial: Trial, name: str, parameter: Parameter) -> Any:
     if isinstance(parameter, Integer):
         return trial.suggest_int(name, parameter.low, parameter.high, log=parameter.log)
     if parameter.step:
-        high = parameter.low + parameter.step * (grid_size(parameter) - 1)
+        high = grid_value(parameter, grid_size(parameter) - 1)
         return trial.suggest_float(name, parameter.low, high, step=parameter.step)
     return trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
 

@@ -146,10 +146,16 @@ def finish_folder(run: Path, number: int, outcome: Outcome) -> None:
     publish(folder, trial_folder(run, number))
 
 
-def dead_worker_outcome(run: Path, number: int, minutes: float | None) -> Outcome:
-    """What became of a trial whose process is gone: over its minutes, or killed. Completes its folder."""
+def dead_worker_outcome(run: Path, number: int, minutes: float | None, message: str) -> Outcome:
+    """What became of a trial whose process is gone: never began, over its minutes, or killed. Completes its folder.
+
+    `message` is what Ray says of it.
+    """
     hang = partial_folder(run, number) / HANG_FILE
-    if hang.is_file() and hang.stat().st_size:
+    if not hang.parent.is_dir():
+        reason = ([line.strip() for line in message.splitlines() if line.strip()] or ["no reason given"])[-1]
+        outcome = failure("nothing", f"its worker could not start: {reason}")
+    elif hang.is_file() and hang.stat().st_size:
         outcome = failure("timeout", f"took longer than {minutes} minutes; {HANG_FILE} says where it was")
     else:
         outcome = failure("killed", "its process died: killed by a signal, out of memory, or crashed")
