@@ -18,6 +18,8 @@ UNITS = {
     "speedup": {"x": 1.0},
 }
 SHARE_UNITS = {"%": 0.01, "point": 0.01, "points": 0.01}
+METRIC_PRECISION = 1e-6
+"""Share of a metric that is noise of float32: 90 % less 89 % must not be more than 1 %."""
 EXAMPLES = {"size": "4 MB", "latency": "5 ms", "speedup": "2x"}
 
 _FORM = re.compile(
@@ -60,6 +62,10 @@ class Limit:
     def violation(self, scores: Scores, baseline: Scores) -> float:
         """How far beyond the bound, as a share of it; zero or less when it holds."""
         excess = self.value(scores, baseline) - self.bound
+        if self.metric is not None:
+            size = max(abs(scores[self.metric.name]), abs(baseline[self.metric.name]))
+            if abs(excess) <= METRIC_PRECISION * size:
+                return 0.0
         return (excess if self.upper else -excess) / max(abs(self.bound), 0.01)
 
     def miss(self, scores: Scores, baseline: Scores) -> str:

@@ -54,6 +54,13 @@ class Task:
     """Makes a batch of samples, where torch's default does not."""
     name: str = "task"
 
+    def __post_init__(self) -> None:
+        if not self.metrics:
+            raise InvalidInput("a task has at least one metric, but `metrics` is empty")
+        names = [metric.name for metric in self.metrics]
+        if len(set(names)) < len(names):
+            raise InvalidInput(f"metrics have different names, but got {names}")
+
     @property
     def objective(self) -> Metric:
         return self.metrics[0]
@@ -73,11 +80,6 @@ class Task:
         """Raises InvalidInput for what would fail every trial: empty data, a model that cannot be built or run."""
         for split in ("train", "validation", "test"):
             _check_split(split, getattr(self, split))
-        if not self.metrics:
-            raise InvalidInput("a task has at least one metric, but `metrics` is empty")
-        names = [metric.name for metric in self.metrics]
-        if len(set(names)) < len(names):
-            raise InvalidInput(f"metrics have different names, but got {names}")
         model = self.trained_model()
         self._check_scoring(model)
         self._check_factory(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+import torch
 
 from autocompress import Metric
 from autocompress.errors import InvalidInput
@@ -73,7 +74,7 @@ FORM = "must read SUBJECT <= NUMBER UNIT, like 'size <= 4 MB', 'latency <= 50% o
         ("latency <= 5", "has no unit: write 'latency <= 5 ms' or 'latency <= 25% of baseline'"),
         ("speedup >= 2", "has no unit: write 'speedup >= 2x'"),
         ("size <= 40%", ": a share of what? write 'size <= 4 MB' or 'size <= 25% of baseline'"),
-        ("size <= 4 Mb", "has the unknown unit 'Mb'; did you mean 'MB'?"),
+        ("size <= 4 Mb", "has the unknown unit 'Mb'; known: B, GB, GiB, KB, KiB, MB, MiB, kB"),
         ("latency <= 5 hours", "has the unknown unit 'hours'; known: ms, s, us"),
         ("accuracy_drop <= 1 poin", "has the unknown unit 'poin'; did you mean 'point'?"),
         ("size[cpu] <= 4 MB", ": only a latency has a target in brackets, but got 'cpu'"),
@@ -116,6 +117,14 @@ def test_a_limit_that_is_refused(text: str, message: str) -> None:
 )
 def test_a_violation_is_a_share_of_the_bound_and_positive_beyond_it(text: str, violation: float) -> None:
     assert parse_limit(text, METRICS).violation(SCORES, BASELINE) == pytest.approx(violation, abs=1e-9)
+
+
+@pytest.mark.parametrize("of_1000", range(100, 1000, 7))
+def test_a_drop_of_exactly_the_limit_holds(of_1000: int) -> None:
+    drop, accuracies = parse_limit("accuracy_drop <= 1%", METRICS), torch.tensor([of_1000, of_1000 - 10]) / 1000
+    for before, after in (accuracies.tolist(), [of_1000 / 1000, (of_1000 - 10) / 1000]):
+        assert drop.violation({"accuracy": after}, {"accuracy": before}) == 0
+        assert drop.violation({"accuracy": after - 0.0001}, {"accuracy": before}) > 0
 
 
 @pytest.mark.parametrize("name", ["accuracy", "perplexity"])

@@ -57,7 +57,7 @@ def test_no_trials_have_no_front() -> None:
     assert pareto_front({}, ACCURACY) == []
 
 
-BASELINE = {"accuracy": 0.9, "size_bytes": 1000.0, "speedup": 1.0, "latency_ms": 10.0}
+BASELINE = {"accuracy": 0.9, "loss": 0.5, "size_bytes": 1000.0, "speedup": 1.0, "latency_ms": 10.0}
 SCORES: Table = {
     0: BASELINE,
     1: {"accuracy": 0.895, "size_bytes": 500.0, "speedup": 2.0, "latency_ms": 5.0},

@@ -107,17 +107,11 @@ def _check_same(path: Path, record: RunRecord, config: RunConfig) -> None:
     if old_record != record:
         raise RunError(f"run {str(path)!r} was made with another model, data or metrics: choose another --name")
     for name in ("space", "limits", "target", "seed"):
-        old, new = getattr(old_config, name), getattr(config, name)
-        if old != new:
+        if getattr(old_config, name) != getattr(config, name):
             way_out = "choose another --name"
             if name == "limits":
                 way_out += f", or select from it without searching: autocompress best {path} --limit '...'"
-            raise RunError(f"run {str(path)!r} was made with other {name} ({_brief(old)}): {way_out}")
-
-
-def _brief(value: Any) -> str:
-    text = ", ".join(value) if isinstance(value, tuple) else str(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+            raise RunError(f"run {str(path)!r} was made with different {name} (see its {CONFIG_FILE}): {way_out}")
 
 
 def _record(settings: Settings) -> RunRecord:

@@ -30,6 +30,7 @@ for _name, _value in ENVIRONMENT.items():  # Ray reads them when it is imported
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
 
+from autocompress.errors import InvalidInput, first_line  # noqa: E402
 from autocompress.search.chatter import ray_messages_to  # noqa: E402
 from autocompress.search.engine import Search  # noqa: E402
 from autocompress.search.searcher import ErrorNotes, LoopSearcher  # noqa: E402
@@ -45,7 +46,7 @@ def run_trials(search: Search, context: TrialContext, workers: int, log_file: Pa
     with session(workers) as folder, ray_messages_to(log_file):  # ray.init sets up Ray's logging, so after it
         errors = ErrorNotes()
         tuner = tune.Tuner(
-            tune.with_parameters(TrialWorker, context=context),
+            tune.with_parameters(TrialWorker, context=_shared(context)),
             tune_config=tune.TuneConfig(
                 search_alg=LoopSearcher(search, errors),
                 scheduler=errors,
@@ -61,6 +62,17 @@ def run_trials(search: Search, context: TrialContext, workers: int, log_file: Pa
             ),
         )
         tuner.fit()
+
+
+def _shared(context: TrialContext) -> ray.ObjectRef:
+    """The context where every worker can get it, once."""
+    try:
+        return ray.put(context)
+    except Exception as error:  # the user's model, data, loss or metrics
+        raise InvalidInput(
+            f"the task must be picklable to reach the workers, but: {first_line(error)};"
+            " build in the model factory, or open in the data set's __getitem__, what cannot be pickled"
+        ) from error
 
 
 @contextmanager

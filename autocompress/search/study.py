@@ -12,14 +12,15 @@ from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial
 
 from autocompress.limits import Limit, Scores
 from autocompress.metric import Metric
 from autocompress.outcome import INFEASIBLE, INTERRUPTED, OK, Outcome
 from autocompress.parameters import Choice, Integer, Parameter
 from autocompress.recipe import Recipe
-from autocompress.run import DUPLICATE_OF, OUTCOME, RECIPE, STUDY_NAME, outcome_of
+from autocompress.run import DUPLICATE_OF, OUTCOME, RECIPE, outcome_of
+from autocompress.search.mirror import MirroredStudy
 from autocompress.space import BoundSpace, grid_size, grid_value
 
 RANDOM_DRAWS = 200
@@ -38,17 +39,16 @@ class SearchStudy:
     def __init__(self, url: str, space: BoundSpace, objective: Metric, limits: Sequence[Limit], seed: int) -> None:
         self._space, self._objective, self._limits = space, objective, limits
         best = StudyDirection.MAXIMIZE if objective.higher_is_better else StudyDirection.MINIMIZE
-        directions = [best, StudyDirection.MINIMIZE, StudyDirection.MINIMIZE]  # quality, bytes, time by the baseline's
-        self._study = optuna.create_study(
-            storage=open_storage(url), study_name=STUDY_NAME, directions=directions, load_if_exists=True
-        )
-        finished = self._study.get_trials(deepcopy=False)
-        self._study.sampler = _sampler(seed + len(finished))
-        self._rng = random.Random(seed + len(finished))
-        self._live: dict[int, Trial] = {}
+        # quality, bytes, time as a share of the baseline's
+        self._study = MirroredStudy(url, [best, StudyDirection.MINIMIZE, StudyDirection.MINIMIZE])
+        known = len(self._study.trials)
+        self._study.set_sampler(_sampler(seed + known))
+        self._rng = random.Random(seed + known)
+        self._queue: list[Recipe] = []
+        self._live: dict[int, Recipe] = {}
         self._seen: dict[str, int] = {}
         self.outcomes: dict[int, Outcome] = {}
-        for trial in finished:
+        for trial in self._study.trials:
             self._remember(trial)
 
     @property
@@ -65,12 +65,8 @@ class SearchStudy:
 
     def enqueue(self, recipe: Recipe) -> None:
         """To be proposed before anything the sampler thinks of, unless it is known already."""
-        if recipe.key in self._seen:
-            return
-        choices = self._space.choices(recipe)
-        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        if all(trial.system_attrs.get("fixed_params") != choices for trial in waiting):
-            self._study.enqueue_trial(choices)
+        if recipe.key not in self._seen and recipe not in self._queue:
+            self._queue.append(recipe)
 
     def ask(self) -> Proposal | None:
         """A recipe that was not tried, or None when the space has no other.
@@ -78,15 +74,16 @@ class SearchStudy:
         A repeated proposal is answered from the store, and an untried random recipe takes its place.
         """
         while True:
-            trial = self._study.ask()
+            choices = self._space.choices(self._queue.pop(0)) if self._queue else None
+            trial = self._study.ask(choices)
             recipe = self._space.recipe(functools.partial(suggest, trial))
             twin = self._seen.get(recipe.key)
             if twin is None:
-                trial.set_user_attr(RECIPE, recipe.plain())
+                self._study.start(trial, {RECIPE: recipe.plain()})
                 self._seen[recipe.key] = trial.number
-                self._live[trial.number] = trial
+                self._live[trial.number] = recipe
                 return Proposal(trial.number, recipe)
-            self._answer(trial, twin)
+            self._study.add(trial, *self._answer(self.outcomes.get(twin), {DUPLICATE_OF: twin}))
             fresh = self._untried()
             if fresh is None:
                 return None
@@ -95,40 +92,40 @@ class SearchStudy:
     def tell(self, number: int, outcome: Outcome) -> Outcome:
         """Record how a proposed trial ended; returns the outcome with the limits applied."""
         outcome = self._judge(outcome)
-        self._record(self._live.pop(number), outcome)
+        recipe = self._live.pop(number)
+        self.outcomes[number] = outcome
+        self._study.finish(number, *self._answer(outcome, {OUTCOME: json.loads(outcome.to_json())}))
         if outcome.state == INTERRUPTED:
-            self._seen = {key: seen for key, seen in self._seen.items() if seen != number}
+            del self._seen[recipe.key]
+            self.enqueue(recipe)
         return outcome
 
     def adopt_orphans(self, recorded: Callable[[int], Outcome | None]) -> None:
         """Close what a dead driver left running: adopt results that are whole on disk, queue the rest again."""
-        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if RECIPE not in frozen.user_attrs:  # it died while asking
-                self._study.tell(frozen.number, state=TrialState.FAIL)
-                continue
-            recipe = Recipe.parse(frozen.user_attrs[RECIPE], f"trial {frozen.number}")
-            self._live[frozen.number] = Trial(self._study, frozen._trial_id)
-            outcome = self.tell(frozen.number, recorded(frozen.number) or Outcome(INTERRUPTED))
-            if outcome.state == INTERRUPTED:
-                self.enqueue(recipe)
+        for number in list(self._live):
+            self.tell(number, recorded(number) or Outcome(INTERRUPTED))
 
     def close(self) -> None:
         """Tell whatever still runs as interrupted; a continued search runs it again."""
         for number in list(self._live):
-            recipe = Recipe.parse(self._live[number].user_attrs[RECIPE], f"trial {number}")
             self.tell(number, Outcome(INTERRUPTED))
-            self.enqueue(recipe)
 
     def _remember(self, trial: FrozenTrial) -> None:
+        """Take over a trial of an earlier call. An interrupted one is run again, and so is a baseline that failed."""
         if RECIPE not in trial.user_attrs:
-            return
-        outcome = outcome_of(trial)
-        if outcome is not None:
-            self.outcomes[trial.number] = outcome
+            return  # an answered duplicate
         recipe = Recipe.parse(trial.user_attrs[RECIPE], f"trial {trial.number}")
-        again = outcome is not None and (outcome.state == INTERRUPTED or (recipe == Recipe() and outcome.failed))
-        if not again:
-            self._seen[recipe.key] = trial.number
+        outcome = outcome_of(trial)
+        if outcome is None:
+            self._live[trial.number] = recipe
+        else:
+            self.outcomes[trial.number] = outcome
+            if outcome.state == INTERRUPTED:
+                self.enqueue(recipe)
+                return
+            if recipe == Recipe() and outcome.failed:
+                return
+        self._seen[recipe.key] = trial.number
 
     def _judge(self, outcome: Outcome) -> Outcome:
         if outcome.state != OK:
@@ -137,24 +134,16 @@ class SearchStudy:
         violated = any(limit.violation(outcome.scores, baseline) > 0 for limit in self._limits)
         return replace(outcome, state=INFEASIBLE) if violated else outcome
 
-    def _record(self, trial: Trial, outcome: Outcome) -> None:
-        self.outcomes[trial.number] = outcome
-        trial.set_user_attr(OUTCOME, json.loads(outcome.to_json()))
-        self._tell(trial, outcome)
-
-    def _answer(self, trial: Trial, twin: int) -> None:
-        """Tell a repeated proposal what its twin scored; one that failed or still runs has nothing to tell."""
-        trial.set_user_attr(DUPLICATE_OF, twin)
-        self._tell(trial, self.outcomes.get(twin))
-
-    def _tell(self, trial: Trial, outcome: Outcome | None) -> None:
+    def _answer(
+        self, outcome: Outcome | None, attributes: dict[str, Any]
+    ) -> tuple[list[float] | None, dict[str, Any], dict[str, float]]:
+        """What Optuna is told of an outcome: values (none of a failed or unfinished one), attributes, constraints."""
         if outcome is None or not outcome.scored:
-            self._study.tell(trial, state=TrialState.FAIL)
-            return
+            return None, attributes, {}
         scores = outcome.scores
-        for limit in self._limits:
-            trial.set_constraint(limit.text, limit.violation(scores, self.baseline or scores))
-        self._study.tell(trial, [scores[self._objective.name], scores["size_bytes"], 1 / scores["speedup"]])
+        baseline = self.baseline or scores
+        constraints = {limit.text: limit.violation(scores, baseline) for limit in self._limits}
+        return [scores[self._objective.name], scores["size_bytes"], 1 / scores["speedup"]], attributes, constraints
 
     def _untried(self) -> Recipe | None:
         for _ in range(RANDOM_DRAWS):
@@ -174,12 +163,6 @@ def suggest(trial: Trial, name: str, parameter: Parameter) -> Any:
         high = grid_value(parameter, grid_size(parameter) - 1)
         return trial.suggest_float(name, parameter.low, high, step=parameter.step)
     return trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
-
-
-def open_storage(url: str) -> optuna.storages.BaseStorage:
-    """A study's database; SQLite waits for a reader instead of failing."""
-    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-    return optuna.storages.RDBStorage(url, engine_kwargs=options)
 
 
 def _sampler(seed: int) -> optuna.samplers.BaseSampler:

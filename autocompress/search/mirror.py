@@ -1,0 +1,97 @@
+"""An Optuna study that is asked in memory and kept on disk.
+
+Asking an SQLite study costs a transaction for every parameter and reads the whole history anew. Here the sampler works
+on a study in memory, and the file gets each trial in one piece when it starts and its end in a few. The numbers agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from autocompress.run import STUDY_NAME
+
+
+class MirroredStudy:
+    """The one writer of a study's database."""
+
+    def __init__(self, url: str, directions: Sequence[StudyDirection]) -> None:
+        self._disk = optuna.create_study(
+            storage=open_storage(url), study_name=STUDY_NAME, directions=directions, load_if_exists=True
+        )
+        self._memory = optuna.create_study(directions=directions)
+        self._live: dict[int, Trial] = {}
+        for trial in self._disk.get_trials(deepcopy=False):
+            self._memory.add_trial(trial)
+            if trial.state == TrialState.RUNNING:
+                self._live[trial.number] = Trial(self._memory, self._memory.trials[-1]._trial_id)
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        return self._memory.get_trials(deepcopy=False)
+
+    def set_sampler(self, sampler: optuna.samplers.BaseSampler) -> None:
+        self._memory.sampler = sampler
+
+    def ask(self, choices: Mapping[str, Any] | None) -> Trial:
+        """A trial that takes the given choices, or the sampler's; only `start` or `add` puts it on disk."""
+        if choices is not None:
+            self._memory.enqueue_trial(dict(choices))
+        return self._memory.ask()
+
+    def start(self, trial: Trial, attributes: Mapping[str, Any]) -> None:
+        """Put an asked trial on disk, running."""
+        for name, value in attributes.items():
+            trial.set_user_attr(name, value)
+        self._live[trial.number] = trial
+        self._disk.add_trial(self.trials[trial.number])
+
+    def finish(
+        self,
+        number: int,
+        values: Sequence[float] | None,
+        attributes: Mapping[str, Any],
+        constraints: Mapping[str, float],
+    ) -> None:
+        """Tell a running trial's values, or that it failed when there are none, in memory and on disk."""
+        on_disk = Trial(self._disk, self._disk.get_trials(deepcopy=False)[number]._trial_id)
+        for study, trial in ((self._disk, on_disk), (self._memory, self._live.pop(number))):
+            _tell(study, trial, values, attributes, constraints)
+
+    def add(
+        self,
+        trial: Trial,
+        values: Sequence[float] | None,
+        attributes: Mapping[str, Any],
+        constraints: Mapping[str, float],
+    ) -> None:
+        """Put an asked trial on disk that has its end already."""
+        _tell(self._memory, trial, values, attributes, constraints)
+        self._disk.add_trial(self.trials[trial.number])
+
+
+def open_storage(url: str) -> optuna.storages.BaseStorage:
+    """A study's database; SQLite waits for a reader instead of failing."""
+    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    return optuna.storages.RDBStorage(url, engine_kwargs=options)
+
+
+def _tell(
+    study: optuna.Study,
+    trial: Trial,
+    values: Sequence[float] | None,
+    attributes: Mapping[str, Any],
+    constraints: Mapping[str, float],
+) -> None:
+    for name, value in attributes.items():
+        trial.set_user_attr(name, value)
+    if values is None:
+        study.tell(trial, state=TrialState.FAIL)
+        return
+    for name, value in constraints.items():
+        trial.set_constraint(name, value)
+    study.tell(trial, list(values))
