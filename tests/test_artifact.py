@@ -37,9 +37,7 @@ def untrained() -> nn.Module:
     )  # fmt: skip
 
 
-def save(
-    path: Path, compressed: Compressed, recipe: Recipe | None = None, plugins: Registry | None = None
-) -> Artifact:
+def save(path: Path, compressed: Compressed, recipe: Recipe | None = None, plugins: Registry | None = None) -> Artifact:
     with whole_folder(path) as folder:
         write_model(folder, compressed, recipe or Recipe(), CPU, plugins or registry())
         (folder / "metrics.json").write_text('{"accuracy": 0.5}')
@@ -164,7 +162,7 @@ def changed(index: str, layer: nn.Module) -> nn.Module:
         (nn.Linear(3, 3), "saved could not be rebuilt on the given model: "),
         (changed("0", nn.Conv2d(3, 16, 5, bias=False)), r"tensor '0.weight' must be \(8, 3, 5, 5\) torch.float32 in the"),
         (changed("0", nn.Conv2d(3, 16, 3)), "tensor '0.bias' is missing in the stored weights: is it the model they"),
-        (changed("1", nn.BatchNorm2d(16, affine=False)), "could not be rebuilt|tensor '1.weight' is not expected from"),
+        (changed("1", nn.BatchNorm2d(16, affine=False)), "tensor '1.bias' is not expected from the stored weights"),
         (changed("8", nn.Linear(96, 5)), r"tensor '8\.[\w.]+' must be \(5.* but is stored as \(4"),
     ],
 )  # fmt: skip

@@ -47,3 +47,29 @@ def test_it_passes_its_own_contract_tests(installed: Path) -> None:
     said = python("-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "source/tests", folder=installed)
     assert " passed" in said
     assert "failed" not in said
+
+
+def test_its_method_takes_part_in_a_search(installed: Path) -> None:
+    code = """if True:
+        import torch
+        from torch import nn
+        from torch.utils.data import TensorDataset
+        import autocompress
+
+        data = TensorDataset(torch.randn(32, 8), torch.randint(0, 3, (32,)))
+        model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 3))
+        task = autocompress.Task(model=model, train=data, validation=data, test=data)
+        space = autocompress.SearchSpace(
+            methods={"half_weights": None, "structured_magnitude": None},
+            recipes=[{"steps": [{"method": "structured_magnitude"}, {"method": "half_weights"}],
+                      "recovery": {"epochs": 1}}],
+        )
+        budget = autocompress.Budget(trials=3)
+        run = autocompress.search(
+            task, space=space, budget=budget, limits=[], target="cpu@1", latency_seconds=0.1, progress=False
+        )
+        print(run.trials[run.trials["recipe"].str.contains("half_weights")]["state"].iloc[0])
+        print(run.best().load()(torch.randn(2, 8)).shape)
+    """
+    said = python("-c", code, folder=installed).split("\n")
+    assert said[:2] == ["ok", "torch.Size([2, 3])"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -79,6 +80,8 @@ def open_run(settings: Settings) -> Iterator[RunFolder]:
         raise RunError(f"run {str(path)!r} cannot be written ({error.strerror}): choose another folder") from None
     try:
         _claim(path, settings)
+        for unfinished in (path / "trials").glob(".*"):  # of a driver that died, or was stopped
+            shutil.rmtree(unfinished)
         folder = RunFolder(path)
         folder.event("opened", process=os.getpid())
         yield folder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import ray
 from ray import tune
 
 from autocompress.recipe import Recipe
@@ -14,9 +13,9 @@ from autocompress.search.trial import TrialContext, TrialRunner
 class TrialWorker(tune.Trainable):  # type: ignore[misc]
     """One step is one whole trial. Ray reuses the process after a trial that ended well, and ends it after another."""
 
-    def setup(self, config: dict[str, Any], context: ray.ObjectRef | None = None) -> None:
-        shared: TrialContext = ray.get(context)
-        self.runner = TrialRunner(shared)
+    def setup(self, config: dict[str, Any], context: TrialContext | None = None) -> None:
+        assert context is not None
+        self.runner = TrialRunner(context)
 
     def step(self) -> dict[str, Any]:
         recipe = Recipe.parse(self.config["recipe"], "recipe")
