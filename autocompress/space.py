@@ -102,7 +102,7 @@ class BoundSpace:
 
         def recall(name: str, parameter: Parameter) -> Any:
             try:
-                made[name] = parameter.check(given.get(name, parameter.default))
+                made[name] = _on_grid(parameter, parameter.check(given.get(name, parameter.default)))
             except ValueError as error:
                 raise InvalidInput(f"recipe '{recipe}' is outside the search space: {name!r} {error}") from None
             return made[name]
@@ -202,6 +202,17 @@ def grid_value(parameter: Float, index: int) -> float:
     assert parameter.step is not None
     value = float(f"{parameter.low + parameter.step * index:.9g}")
     return min(max(value, parameter.low), parameter.high)
+
+
+def _on_grid(parameter: Parameter, value: Any) -> Any:
+    """The value; raises ValueError when it lies between the steps, where Optuna takes none."""
+    if not isinstance(parameter, Float) or not parameter.step:
+        return value
+    index = min(round((value - parameter.low) / parameter.step), grid_size(parameter) - 1)
+    nearest = grid_value(parameter, index)
+    if abs(nearest - value) > 1e-6 * parameter.step:
+        raise ValueError(f"goes from {parameter.low} in steps of {parameter.step}: {nearest}, but got {value}")
+    return nearest
 
 
 def _shipped_folder() -> Path:

@@ -32,6 +32,7 @@ class Faulty(Method):
         return {"fault": Choice(FAULTS, "none"), "n": Integer(0, 1000, 0)}
 
     def finalize(self, model: nn.Module, plan: Plan, task: Task, target: Target) -> nn.Module:
+        print("process", os.getpid())
         match plan["fault"]:
             case "raise":
                 raise RuntimeError("broken on purpose\nwith a second line")

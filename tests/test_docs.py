@@ -36,7 +36,7 @@ def module_in(document: str, folder: Path) -> ModuleType:
 def test_the_plugin_of_the_manual_halves_a_model(task: Task, tmp_path: Path) -> None:
     methods = tuple(module_in("docs/plugins.md", tmp_path).autocompress_methods())
     registry, target = Registry((Plugin("half", "autocompress-half", "0.1", methods),)), Target("cpu")
-    sizes = []
+    sizes: list[int] = []
     for recipe in (Recipe(), Recipe(steps=(Step(method="half"),))):
         folder = tmp_path / str(len(sizes))
         folder.mkdir()

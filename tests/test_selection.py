@@ -36,9 +36,9 @@ def reference_front(scores: Table, objective: Metric) -> set[int]:
     """By the definition: nobody is at least as good everywhere and better somewhere."""
     sign = 1 if objective.higher_is_better else -1
     rows = np.array([[sign * s[objective.name], -s["size_bytes"], s["speedup"]] for s in scores.values()])  # (N, 3)
-    as_good = (rows[:, None] >= rows[None]).all(axis=2)  # (N, N)
-    better = (rows[:, None] > rows[None]).any(axis=2)
-    beaten = (as_good & better).any(axis=0)
+    as_good = np.all(rows[:, None] >= rows[None], axis=2)  # (N, N)
+    better = np.any(rows[:, None] > rows[None], axis=2)
+    beaten: list[bool] = np.any(as_good & better, axis=0).tolist()
     return {number for number, is_beaten in zip(scores, beaten, strict=True) if not is_beaten}
 
 

@@ -284,6 +284,7 @@ def test_a_stepped_range_has_round_values(low: float, high: float, step: float, 
     ("recipe", "message"),
     [
         (cut(ratio=0.2), "'cut.ratio' must lie in 0.3..0.85, but got 0.2"),
+        (cut(ratio=0.52), "'cut.ratio' goes from 0.3 in steps of 0.05: 0.5, but got 0.52"),
         (pack(bits=8), "'pack.bits' must be one of [2, 4], but got 8"),
         (
             Recipe(steps=(Step(method="cut"),), recovery=Recovery(epochs=9)),

@@ -12,7 +12,7 @@ from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, Trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.limits import Limit, Scores
 from autocompress.metric import Metric
@@ -50,6 +50,7 @@ class SearchStudy:
         self.outcomes: dict[int, Outcome] = {}
         for trial in self._study.trials:
             self._remember(trial)
+        self._queue = [recipe for recipe in self._queue if recipe.key not in self._seen]  # some were run again since
 
     @property
     def baseline(self) -> Scores | None:
@@ -116,9 +117,9 @@ class SearchStudy:
             return  # an answered duplicate
         recipe = Recipe.parse(trial.user_attrs[RECIPE], f"trial {trial.number}")
         outcome = outcome_of(trial)
-        if outcome is None:
+        if trial.state == TrialState.RUNNING:  # even with an outcome: its driver died while it told that
             self._live[trial.number] = recipe
-        else:
+        elif outcome is not None:
             self.outcomes[trial.number] = outcome
             if outcome.state == INTERRUPTED:
                 self.enqueue(recipe)

@@ -130,7 +130,7 @@ with FileLock(sys.argv[1]):
 
 
 @pytest.fixture
-def holder(settings: Settings) -> Iterator["subprocess.Popen[str]"]:
+def holder(settings: Settings) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the run."""
     settings.run.mkdir(parents=True)
     with subprocess.Popen(
@@ -144,9 +144,7 @@ def holder(settings: Settings) -> Iterator["subprocess.Popen[str]"]:
         process.kill()
 
 
-def test_a_second_driver_is_refused_until_the_first_is_gone(
-    holder: "subprocess.Popen[str]", settings: Settings
-) -> None:
+def test_a_second_driver_is_refused_until_the_first_is_gone(holder: subprocess.Popen[str], settings: Settings) -> None:
     with pytest.raises(RunError, match="run '.*mine' is in use by another search: wait for it, or choose another"):
         open_and_close(settings)
     assert not (settings.run / "run.json").exists()

@@ -75,6 +75,20 @@ def test_a_killed_worker_leaves_a_folder_that_says_so(twenty: Run) -> None:
     assert (twenty.path / "trials" / f"{row.name:05d}" / "outcome.json").is_file()
 
 
+def test_a_trial_that_failed_does_not_share_its_process_with_the_next(twenty: Run) -> None:
+    order = [number for number in twenty.trials.index if "faulty" in twenty.trials["recipe"][number]]
+    process = {number: process_of(twenty, number) for number in order}
+    failed = [number for number in order if twenty.trials["state"][number].startswith("failed:")]
+    assert len(set(process.values())) < len(order)  # others share theirs
+    assert [n for n in failed for later in order if later > n and process[later] == process[n]] == []
+
+
+def process_of(run: Run, number: int) -> str:
+    """The line `process <id>` that the faulty method prints into the trial's log."""
+    log = (run.path / "trials" / f"{number:05d}" / "log.txt").read_text()
+    return next(line for line in log.splitlines() if line.startswith("process "))
+
+
 def test_trial_0_is_the_baseline_scored_the_same_way(twenty: Run) -> None:
     assert twenty.baseline.number == 0
     assert twenty.baseline.recipe == Recipe()
