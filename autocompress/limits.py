@@ -84,7 +84,7 @@ class Limit:
             return f"{value:.2%}" if self.metric.is_share else f"{value:.4g}"
         if self.subject == "size":
             return show_bytes(value)
-        return f"{value:.2f}x" if self.subject == "speedup" else f"{value:.3g} ms"
+        return f"{value:.2f}x" if self.subject == "speedup" else show_ms(value)
 
 
 def parse_limit(text: str, metrics: Sequence[Metric]) -> Limit:
@@ -114,13 +114,20 @@ def parse_limit(text: str, metrics: Sequence[Metric]) -> Limit:
 
 def parse_limits(texts: Sequence[str], metrics: Sequence[Metric]) -> tuple[Limit, ...]:
     """All limits; raises InvalidInput also when two of them contradict each other."""
-    limits = tuple(parse_limit(text, metrics) for text in texts)
+    limits = tuple(parse_limit(text, metrics) for text in dict.fromkeys(texts))
     for low in limits:
         for high in limits:
             same = (low.subject, low.relative, low.target) == (high.subject, high.relative, high.target)
             if same and high.upper and not low.upper and low.bound > high.bound:
                 raise InvalidInput(f"limits contradict each other: {low.text!r} and {high.text!r}; leave one out")
     return limits
+
+
+def check_target(limits: Sequence[Limit], target: str) -> None:
+    """Raises InvalidInput for a limit on the latency of another target than the one that is measured, `cuda:0@32`."""
+    for limit in limits:
+        if limit.target not in (None, target, target.split("@")[0]):
+            raise InvalidInput(f"limit {limit.text!r} is about {limit.target!r}, but latency is measured on {target!r}")
 
 
 def check_against_baseline(limits: Sequence[Limit], baseline: Scores) -> None:
@@ -142,6 +149,11 @@ def show_bytes(size_bytes: float) -> str:
         if abs(size_bytes) >= 0.9995 * factor:  # what would be rounded to 1000 of the smaller unit
             return f"{size_bytes / factor:.3g} {unit}"
     return f"{size_bytes:.0f} B"
+
+
+def show_ms(latency_ms: float) -> str:
+    """`0.123 ms`, `12.3 ms`, `1234 ms`."""
+    return f"{latency_ms:.3g} ms" if latency_ms < 1000 else f"{latency_ms:.0f} ms"
 
 
 def _metric_of(subject: str, metrics: Sequence[Metric]) -> Metric | None:

@@ -41,8 +41,13 @@ class Plugin:
     def built_in(self) -> bool:
         return self.distribution == OWN_DISTRIBUTION
 
+    @property
+    def release(self) -> str:
+        """Distribution and version: `autocompress 0.1.0`."""
+        return f"{self.distribution} {self.version}"
+
     def __str__(self) -> str:
-        return f"plugin {self.name!r} of {self.distribution} {self.version}"
+        return f"plugin {self.name!r} of {self.release}"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from autocompress.errors import NothingFits
-from autocompress.limits import show_bytes
+from autocompress.limits import show_bytes, show_ms
 from autocompress.recipe import Recipe
 from autocompress.run import Run, Trial
 
@@ -48,7 +48,7 @@ def print_best(run: Run, best: Trial, console: Console) -> None:
     latency = best.scores["baseline_latency_ms"], best.scores["latency_ms"]  # measured in the same rounds
     table.add_row(
         f"latency {run.config.target}",
-        *(f"{ms:.3g} ms" for ms in latency),
+        *map(show_ms, latency),
         f"speedup {best.scores['speedup']:.2f}x ({_interval(best)})",
     )
     console.print(table)
@@ -136,7 +136,7 @@ def _table(run: Run, trials: list[Trial]) -> Table:
     for trial in trials:
         test = f"{trial.test_scores[name]:.4f}" if trial.test_scores else ""
         quality, size, latency = trial.scores[name], trial.scores["size_bytes"], trial.scores["latency_ms"]
-        cells = (str(trial.number), f"{quality:.4f}", test, show_bytes(size), f"{latency:.3g} ms")
+        cells = (str(trial.number), f"{quality:.4f}", test, show_bytes(size), show_ms(latency))
         table.add_row(*cells, f"{trial.scores['speedup']:.2f}x", _interval(trial), str(trial.recipe))
     return table
 

@@ -20,7 +20,7 @@ from autocompress.budget import Budget
 from autocompress.document import Document
 from autocompress.errors import ArtifactError, RunError, first_line
 from autocompress.folders import trial_folder
-from autocompress.limits import Limit, parse_limits
+from autocompress.limits import Limit, check_target, parse_limits
 from autocompress.metric import Metric
 from autocompress.outcome import Outcome
 from autocompress.recipe import Recipe
@@ -59,6 +59,8 @@ class RunConfig(Document):
     limits: tuple[str, ...] = ()
     target: str
     seed: int = 0
+    methods: dict[str, str] = {}
+    """Those that apply to the task, with the distribution and version of their plugins."""
     budget: Budget = Field(default_factory=Budget)
 
 
@@ -187,6 +189,7 @@ class Run:
         Raises NothingFits, naming the nearest trial, when none meets them.
         """
         wanted = self.limits if limits is None else parse_limits(limits, self.metrics)
+        check_target(wanted, self.config.target)
         names = {number: str(recipe) for number, (recipe, _) in self.all_trials.items()}
         return self.trial(choose(self.scored, self.baseline.scores, self.objective, wanted, names))
 

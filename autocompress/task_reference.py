@@ -40,18 +40,22 @@ def load_task(reference: str) -> Task:
 
 def _load_module(place: str) -> ModuleType:
     try:
-        return _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        if place.endswith(".py"):
+            return _load_file(Path(place))
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+        return importlib.import_module(place)
     except Exception as error:  # the user's code
         raise InvalidInput(f"{place!r} cannot be imported: {first_line(error)}") from error
 
 
 def _load_file(path: Path) -> ModuleType:
     """A file as a module."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"autocompress_task_{path.stem}"  # a task in random.py must not take the place of random
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     modules_from_files.append(module)
     return module

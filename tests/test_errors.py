@@ -237,6 +237,7 @@ CASES: dict[str, dict[str, Callable[[], Any]]] = {
         "another form": limits("small please"),
         "a share of nothing": limits("size <= 25%"),
         "beyond what the metric can be": limits("accuracy >= 95"),
+        "a target that is not measured": limits("latency[cuda:0] <= 5 ms"),
         "limits that contradict each other": limits("size <= 1 MB", "size >= 2 MB"),
         "limits that contradict each other for the baseline": lambda: against_baseline(
             "size <= 25% of baseline", "size >= 0.5 MB"

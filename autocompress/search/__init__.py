@@ -9,7 +9,7 @@ from pathlib import Path
 
 from autocompress.budget import Budget
 from autocompress.errors import InvalidInput
-from autocompress.limits import parse_limits
+from autocompress.limits import check_target, parse_limits
 from autocompress.measure.device import Target
 from autocompress.recipe import Recipe
 from autocompress.run import Run
@@ -62,10 +62,12 @@ def search(
     if limits is None:
         limits = DEFAULT_LIMITS if task.objective.name == "accuracy" else ()
     target = Target.parse(target) if isinstance(target, str) else target or Target.default()
+    parsed = parse_limits(limits, task.metrics)
+    check_target(parsed, str(target))
     settings = Settings(
         task=task,
         space=space if isinstance(space, SearchSpace) else SearchSpace.load(space) if space else SearchSpace(),
-        limits=parse_limits(limits, task.metrics),
+        limits=parsed,
         budget=budget or Budget(),
         target=target,
         run=Path(runs) / folder,

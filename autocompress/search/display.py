@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autocompress.errors import NothingFits
-from autocompress.limits import Scores, show_bytes
+from autocompress.limits import Scores, show_bytes, show_ms
 from autocompress.measure.device import hardware_name
 from autocompress.metric import Metric
 from autocompress.outcome import FAILED, Outcome
@@ -128,6 +128,8 @@ class Display:
         for label, number in self._best_rows():
             outcome = self._outcomes[number]
             table.add_row(label, outcome.state, *score_cells(outcome.scores, self._objective), self._name(number))
+        if not (self._running or self._recipes):
+            counts += ", starting workers"
         for number, since in list(self._running.items()):
             running = f"running {time.monotonic() - since:.0f} s"
             table.add_row(str(number), running, "", "", "", "", self._name(number))
@@ -154,7 +156,7 @@ def score_cells(scores: Scores, objective: Metric) -> tuple[str, str, str, str]:
     return (
         f"{scores[objective.name]:.4f}",
         show_bytes(scores["size_bytes"]),
-        f"{scores['latency_ms']:.3g} ms",
+        show_ms(scores["latency_ms"]),
         f"{scores['speedup']:.2f}x",
     )
 

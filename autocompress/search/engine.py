@@ -107,9 +107,10 @@ def run_search(settings: Settings) -> Run:
     settings.task.check()
     plugins = registry()
     space = bind(settings.space, settings.task, plugins)
+    versions = {name: plugins.plugin_of(name).release for name in space.parameters}
     known = known_recipes(settings.space, settings.recipes, space, plugins, settings.task)
     with (
-        open_run(settings) as folder,
+        open_run(settings, versions) as folder,
         log_records_to(folder.log_file, "optuna"),
         Display(settings, space, plugins) as display,
     ):

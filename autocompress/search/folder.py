@@ -62,9 +62,10 @@ class RunFolder:
 
 
 @contextmanager
-def open_run(settings: Settings) -> Iterator[RunFolder]:
+def open_run(settings: Settings, methods: Mapping[str, str] | None = None) -> Iterator[RunFolder]:
     """A new folder, or the one that this search is to continue, locked against a second driver.
 
+    `methods` are those that the search may use, with their plugins' versions.
     Raises RunError when it cannot be written, is in use, or was made by another search.
     """
     path = settings.run
@@ -79,7 +80,7 @@ def open_run(settings: Settings) -> Iterator[RunFolder]:
     except OSError as error:
         raise RunError(f"run {str(path)!r} cannot be written ({error.strerror}): choose another folder") from None
     try:
-        _claim(path, settings)
+        _claim(path, _record(settings), _config(settings, methods or {}), settings)
         for unfinished in (path / "trials").glob(".*"):  # of a driver that died, or was stopped
             shutil.rmtree(unfinished)
         folder = RunFolder(path)
@@ -90,8 +91,7 @@ def open_run(settings: Settings) -> Iterator[RunFolder]:
         lock.release()
 
 
-def _claim(path: Path, settings: Settings) -> None:
-    record, config = _record(settings), _config(settings)
+def _claim(path: Path, record: RunRecord, config: RunConfig, settings: Settings) -> None:
     if (path / RUN_FILE).exists():
         _check_same(path, record, config)
     else:
@@ -101,7 +101,7 @@ def _claim(path: Path, settings: Settings) -> None:
 
 
 def _check_same(path: Path, record: RunRecord, config: RunConfig) -> None:
-    """A run continues only the search that made it: same task, space, limits, target and seed."""
+    """A run continues only the search that made it: same task, space, limits, target, seed and methods."""
     old_record, old_config = RunRecord.read(path / RUN_FILE), RunConfig.read(path / CONFIG_FILE)
     if old_record.format != record.format:
         raise RunError(
@@ -109,7 +109,7 @@ def _check_same(path: Path, record: RunRecord, config: RunConfig) -> None:
         )
     if old_record != record:
         raise RunError(f"run {str(path)!r} was made with another model, data or metrics: choose another --name")
-    for name in ("space", "limits", "target", "seed"):
+    for name in ("space", "limits", "target", "seed", "methods"):
         if getattr(old_config, name) != getattr(config, name):
             way_out = "choose another --name"
             if name == "limits":
@@ -125,12 +125,13 @@ def _record(settings: Settings) -> RunRecord:
     return RunRecord(task=task.name, fingerprint=task.fingerprint, metrics=metrics)
 
 
-def _config(settings: Settings) -> RunConfig:
+def _config(settings: Settings, methods: Mapping[str, str]) -> RunConfig:
     return RunConfig(
         space=settings.space,
         limits=tuple(limit.text for limit in settings.limits),
         target=str(settings.target),
         seed=settings.seed,
+        methods=dict(methods),
         budget=settings.budget,
     )
 

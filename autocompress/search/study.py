@@ -23,7 +23,7 @@ from autocompress.run import DUPLICATE_OF, OUTCOME, RECIPE, outcome_of
 from autocompress.search.mirror import MirroredStudy
 from autocompress.space import BoundSpace, grid_size, grid_value
 
-RANDOM_DRAWS = 200
+RANDOM_DRAWS = 1000
 """Draws for a recipe that was not tried, before the space counts as exhausted."""
 
 

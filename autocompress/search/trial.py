@@ -119,9 +119,8 @@ class TrialRunner:
 
     def _failure(self, error: BaseException, seconds: float) -> Outcome:
         cause = "no_effect" if isinstance(error, NoEffect) else "nan" if isinstance(error, NotANumber) else "raise"
-        plugin = registry().plugin_of(self._acting) if self._acting else None
-        where = f"{plugin.distribution} {plugin.version}" if plugin else ""
-        return failure(cause, first_line(error), self._acting, where, seconds)
+        plugin = registry().plugin_of(self._acting).release if self._acting else ""
+        return failure(cause, first_line(error), self._acting, plugin, seconds)
 
     @contextlib.contextmanager
     def _watchdog(self, folder: Path) -> Iterator[None]:
