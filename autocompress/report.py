@@ -142,9 +142,10 @@ def _table(run: Run, trials: list[Trial]) -> Table:
 
 
 def _interval(trial: Trial) -> str:
-    """`1.27-1.33`, or that there is no gain to measure."""
+    """`1.27-1.33`, and in words when that is no gain."""
     low, high = trial.scores["speedup_low"], trial.scores["speedup_high"]
-    return f"{low:.2f}-{high:.2f}" + (", no gain" if low <= 1 <= high else "")
+    verdict = ", slower" if high < 1 else ", no gain" if low <= 1 else ""
+    return f"{low:.2f}-{high:.2f}{verdict}"
 
 
 def _say(console: Console, text: str) -> None:

@@ -18,6 +18,7 @@ from autocompress.outcome import Outcome
 from autocompress.plugins import registry
 from autocompress.recipe import Recipe
 from autocompress.run import Run
+from autocompress.search import ray_environment
 from autocompress.search.chatter import log_records_to
 from autocompress.search.display import Display
 from autocompress.search.folder import RunFolder, open_run
@@ -102,8 +103,6 @@ class Search:
 
 def run_search(settings: Settings) -> Run:
     """Check everything, search until the budget is spent, score the front on the test split, and read the run back."""
-    from autocompress.search.ray_session import run_trials  # Ray is loaded once the input is known to be good
-
     settings.task.check()
     plugins = registry()
     space = bind(settings.space, settings.task, plugins)
@@ -122,6 +121,9 @@ def run_search(settings: Settings) -> Run:
         search = Search(settings, folder, study, display)
         try:
             if not search.done:
+                ray_environment.prepare()
+                from autocompress.search.ray_session import run_trials
+
                 run_trials(search, _context(settings, folder), settings.workers, folder.log_file)
         finally:
             study.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import sys
 import tempfile
@@ -11,32 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-ENVIRONMENT = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # every port on 127.0.0.1
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # a snapshot of the session is never read
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a user's relative paths stay true in workers
-    # Workers see all GPUs and use the target's; who measures is settled by the device lock.
-    "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
-    "RAY_AUTH_MODE": "token",
-    "RAY_AUTH_TOKEN": secrets.token_hex(16),
-}
-for _name, _value in ENVIRONMENT.items():  # Ray reads them when it is imported
-    os.environ.setdefault(_name, _value)
+import ray
+from ray import tune
 
-import ray  # noqa: E402
-from ray import tune  # noqa: E402
-
-from autocompress.errors import InvalidInput, first_line  # noqa: E402
-from autocompress.search.chatter import ray_messages_to  # noqa: E402
-from autocompress.search.engine import Search  # noqa: E402
-from autocompress.search.searcher import ErrorNotes, LoopSearcher  # noqa: E402
-from autocompress.search.trial import TrialContext  # noqa: E402
-from autocompress.search.worker import TrialWorker  # noqa: E402
-from autocompress.task_reference import modules_from_files  # noqa: E402
+from autocompress.errors import InvalidInput, first_line
+from autocompress.search.chatter import ray_messages_to
+from autocompress.search.engine import Search
+from autocompress.search.searcher import ErrorNotes, LoopSearcher
+from autocompress.search.trial import TrialContext
+from autocompress.search.worker import TrialWorker
+from autocompress.task_reference import modules_from_files
 
 
 def run_trials(search: Search, context: TrialContext, workers: int, log_file: Path) -> None:
