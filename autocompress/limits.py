@@ -71,7 +71,8 @@ class Limit:
     def miss(self, scores: Scores, baseline: Scores) -> str:
         """`accuracy_drop is 1.80%, 0.80% beyond 'accuracy_drop <= 1%'`."""
         value = self.value(scores, baseline)
-        return f"{self.subject} is {self._show(value)}, {self._show(abs(value - self.bound))} beyond {self.text!r}"
+        excess = self._show(abs(value - self.bound)).removesuffix(" of baseline")
+        return f"{self.subject} is {self._show(value)}, {excess} beyond {self.text!r}"
 
     @property
     def is_drop(self) -> bool:

@@ -39,10 +39,9 @@ class Recipe(Document):
     recovery: Recovery = Recovery()
 
     def __str__(self) -> str:
-        if not self.steps:
-            return "baseline" if not self.recovery.epochs else f"baseline, {self.recovery.epochs} epochs"
-        text = " + ".join(str(step) for step in self.steps)
-        return f"{text}, {self.recovery.epochs} epochs" if self.recovery.epochs else text
+        text = " + ".join(str(step) for step in self.steps) or "baseline"
+        epochs = self.recovery.epochs
+        return f"{text}, {epochs} epoch{'s' * (epochs > 1)}" if epochs else text
 
     @property
     def key(self) -> str:

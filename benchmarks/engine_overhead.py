@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,7 @@ def optuna_search(trials: int, folder: Path) -> dict[str, Any]:
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
+    from autocompress.search.chatter import log_records_to, ray_messages_to
     from autocompress.search.ray_session import session
 
     class NoOp(tune.Trainable):  # type: ignore[misc]
@@ -139,9 +141,11 @@ def optuna_search(trials: int, folder: Path) -> dict[str, Any]:
             return suggestion
 
     space = {"x": tune.uniform(0, 1), "y": tune.uniform(0, 1), "n": tune.randint(1, 100)}
-    sampler = optuna.samplers.TPESampler(multivariate=True, group=True, seed=0)
+    log = folder / "rival.log"
     start = time.perf_counter()
-    with session(1) as scratch:
+    with session(1) as scratch, ray_messages_to(log), log_records_to(log, "optuna"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the options of this sampler are called experimental
+        sampler = optuna.samplers.TPESampler(multivariate=True, group=True, seed=0)
         tune.Tuner(
             NoOp,
             param_space=space,

@@ -17,7 +17,6 @@ import sys
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -137,7 +136,7 @@ def main() -> None:
         limits=["accuracy_drop <= 1%", "size <= 25% of baseline"],
         budget=autocompress.Budget(trials=None, hours=arguments.hours),
     )
-    print_result(run, Console())
+    print_result(run)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def main() -> None:
     run = autocompress.search(
         task(),
         space="quickstart",
-        limits=["accuracy_drop <= 1%"],
+        limits=["accuracy_drop <= 1%", "speedup >= 1.1x"],
         budget=autocompress.Budget(trials=12, minutes_per_trial=2),
         latency_seconds=1,
     )

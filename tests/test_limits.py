@@ -140,7 +140,7 @@ def test_a_drop_is_how_much_worse_whichever_way_is_better(name: str) -> None:
         ("accuracy_drop <= 1%", "accuracy_drop is 2.00%, 1.00% beyond 'accuracy_drop <= 1%'"),
         ("perplexity_drop <= 2", "perplexity_drop is 3, 1 beyond 'perplexity_drop <= 2'"),
         ("size <= 200 kB", "size is 250 kB, 50 kB beyond 'size <= 200 kB'"),
-        ("size <= 20% of baseline", "size is 25.0% of baseline, 5.0% of baseline beyond 'size <= 20% of baseline'"),
+        ("size <= 20% of baseline", "size is 25.0% of baseline, 5.0% beyond 'size <= 20% of baseline'"),
         ("latency <= 4 ms", "latency is 6 ms, 2 ms beyond 'latency <= 4 ms'"),
         ("speedup >= 5x", "speedup is 2.00x, 3.00x beyond 'speedup >= 5x'"),
     ],

@@ -16,7 +16,7 @@ from autocompress.errors import NothingFits
 from autocompress.limits import Scores, show_bytes, show_ms
 from autocompress.measure.device import hardware_name
 from autocompress.metric import Metric
-from autocompress.outcome import FAILED, Outcome
+from autocompress.outcome import FAILED, INFEASIBLE, Outcome
 from autocompress.plugins import Registry
 from autocompress.recipe import Recipe
 from autocompress.search.settings import Settings
@@ -65,9 +65,7 @@ class Display:
         self._running.pop(number, None)
         self._add(number, outcome)
         if not self._console.is_terminal or outcome.failed:
-            self._console.print(
-                Text(f"{self._progress()}  {trial_line(number, outcome, self._objective)}  {self._recipes[number]}")
-            )
+            self._console.print(f"{self._progress()}  trial {number}  {self._line(outcome)}  {self._recipes[number]}")
 
     def interrupted(self) -> None:
         self._console.print(f"interrupted after {self._done} trials; the same command continues")
@@ -75,7 +73,7 @@ class Display:
     def testing(self, numbers: Sequence[int]) -> Iterator[int]:
         """The numbers, one after the other, while each is scored on the test split."""
         if numbers:
-            self._console.print(f"scoring {len(numbers)} models of the front on the test split")
+            self._console.print(f"scoring the baseline and the front, {len(numbers)} models, on the test split")
         yield from numbers
 
     @property
@@ -127,7 +125,7 @@ class Display:
         table = Table("trial", "state", self._objective.name, "size", "latency", "speedup", "recipe", box=None)
         for label, number in self._best_rows():
             outcome = self._outcomes[number]
-            table.add_row(label, outcome.state, *score_cells(outcome.scores, self._objective), self._name(number))
+            table.add_row(label, self._state(outcome), *self._cells(outcome.scores), self._name(number))
         if not (self._running or self._recipes):
             counts += ", starting workers"
         for number, since in list(self._running.items()):
@@ -150,21 +148,27 @@ class Display:
         recipe = self._recipes.get(number)
         return str(recipe) if recipe is not None else "from an earlier call"
 
+    def _line(self, outcome: Outcome) -> str:
+        """A trial's end in one line."""
+        if outcome.scored:
+            quality, *rest = self._cells(outcome.scores)
+            return f"{self._state(outcome)}  {self._objective.name} {quality}  {'  '.join(rest)}"
+        where = f" in {outcome.method}" if outcome.method else ""
+        return f"{outcome.state}{where}  {outcome.error}"
 
-def score_cells(scores: Scores, objective: Metric) -> tuple[str, str, str, str]:
-    """Quality, size, latency and speedup, for a table."""
-    return (
-        f"{scores[objective.name]:.4f}",
-        show_bytes(scores["size_bytes"]),
-        show_ms(scores["latency_ms"]),
-        f"{scores['speedup']:.2f}x",
-    )
+    def _state(self, outcome: Outcome) -> str:
+        """The state, and which limits do not hold: `infeasible (size)`."""
+        if outcome.state != INFEASIBLE or self._baseline is None:
+            return outcome.state
+        limits = self._settings.limits
+        broken = [limit.subject for limit in limits if limit.violation(outcome.scores, self._baseline) > 0]
+        return f"{outcome.state} ({', '.join(broken)})"
 
-
-def trial_line(number: int, outcome: Outcome, objective: Metric) -> str:
-    """One trial in one line."""
-    if outcome.scored:
-        quality, *rest = score_cells(outcome.scores, objective)
-        return f"trial {number}  {outcome.state}  {objective.name} {quality}  {'  '.join(rest)}"
-    where = f" in {outcome.method}" if outcome.method else ""
-    return f"trial {number}  {outcome.state}{where}  {outcome.error}"
+    def _cells(self, scores: Scores) -> tuple[str, str, str, str]:
+        """Quality, size, latency and speedup."""
+        return (
+            f"{scores[self._objective.name]:.4f}",
+            show_bytes(scores["size_bytes"]),
+            show_ms(scores["latency_ms"]),
+            f"{scores['speedup']:.2f}x",
+        )
