@@ -15,19 +15,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from autocompress.compress import Compressed, PlannedStep, rebuild
+from autocompress.compress import Compressed, PlannedStep, rebuild, runtime_step, unpack
 from autocompress.errors import ArtifactError, AutocompressError, InvalidInput, first_line
 from autocompress.folders import publish
-from autocompress.leaves import leaves, load_leaves
+from autocompress.leaves import load_leaves
 from autocompress.measure.device import Target
+from autocompress.method import Runtime
 from autocompress.plugins import Registry, registry
 from autocompress.recipe import Recipe
 from autocompress.task import Model, build
 
 FORMAT = 1
 RECIPE_FILE, WEIGHTS_FILE, MANIFEST_FILE = "recipe.json", "weights.safetensors", "MANIFEST.json"
-SHIPPED_FILES = (RECIPE_FILE, WEIGHTS_FILE)
-"""What loading needs, and so what the size counts."""
 
 
 class Artifact:
@@ -69,18 +68,25 @@ class Artifact:
                 raise ArtifactError(f"{self.path / name} is missing")
             if sha256(self.path / name) != checksum:
                 raise ArtifactError(f"{self.path / name} is damaged: its SHA-256 differs from {MANIFEST_FILE}")
-        for name in SHIPPED_FILES:
+        for name in shipped_files(self.path):
             if name not in self._files:
                 raise ArtifactError(f"{self.path / MANIFEST_FILE} does not vouch for {name}")
 
-    def load(self, model: Model, target: Target | None = None) -> nn.Module:
+    @property
+    def student(self) -> str | None:
+        """The name of the task's student that it was made of; None when it was made of the trained model."""
+        name: str | None = self._read(RECIPE_FILE).get("student")
+        return name
+
+    def load(self, model: Model, target: Target | None = None, *, native_code: bool = False) -> nn.Module:
         """The compressed model, in eval mode, on the target's device (by default the one it was made for).
 
         `model` is the factory, or a module, with the original structure; its weights do not matter.
-        Raises ArtifactError when a file is damaged or the model is another one.
+        Raises ArtifactError when a file is damaged, the model is another one, or the artifact holds machine code and
+        `native_code` does not allow it.
         """
         self.verify()
-        return load_model(self.path, model, registry(), target)
+        return load_model(self.path, model, registry(), target, native_code=native_code)
 
     def save(self, path: str | Path) -> Artifact:
         """A copy in a new folder, whole or not at all. Raises ArtifactError if there is something at `path`."""
@@ -109,23 +115,40 @@ def write_model(folder: Path, compressed: Compressed, recipe: Recipe, target: Ta
         for step in compressed.steps
     ]
     document = {"format": FORMAT, "recipe": recipe.plain(), "target": str(target), "steps": steps}
+    if compressed.student is not None:
+        document["student"] = compressed.student
+    if isinstance(compressed.model, Runtime):
+        document["files"] = compressed.model.save(folder)
+    else:
+        document["files"] = [WEIGHTS_FILE]
+        save_file(compressed.tensors(), folder / WEIGHTS_FILE)
     (folder / RECIPE_FILE).write_text(json.dumps(document, separators=(",", ":")), encoding="utf-8")
-    tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in leaves(compressed.model).items()}
-    save_file(tensors, folder / WEIGHTS_FILE)
 
 
-def load_model(folder: Path, model: Model, plugins: Registry, target: Target | None = None) -> nn.Module:
+def load_model(
+    folder: Path, model: Model, plugins: Registry, target: Target | None = None, *, native_code: bool = False
+) -> nn.Module:
     """The model in a folder whose files are known to be whole."""
     document = json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))
     target = target or _target(document["target"])
     steps = [PlannedStep(_method(step, plugins), step["plan"]) for step in document["steps"]]
+    for step in steps:
+        if step.method.native_code and not native_code:
+            raise ArtifactError(
+                f"{folder} holds machine code that {step.method.name} compiled: if you trust where it comes from,"
+                " load it with native_code=True"
+            )
     try:
+        runtime = runtime_step(steps)
+        if runtime is not None:
+            return runtime.method.load(folder, runtime.plan, target).eval()
         restored = rebuild(build(model).cpu().eval(), steps, target)
-        load_leaves(restored, load_file(folder / WEIGHTS_FILE))
+        load_leaves(restored, unpack(load_file(folder / WEIGHTS_FILE), restored, steps))
     except AutocompressError:
         raise
     except (Exception, SafetensorError) as error:  # plugins' code on a model that may be another
-        raise ArtifactError(f"{folder} could not be rebuilt on the given model: {first_line(error)}") from error
+        student = f"student {document['student']!r}" if "student" in document else "given model"
+        raise ArtifactError(f"{folder} could not be rebuilt on the {student}: {first_line(error)}") from error
     return restored
 
 
@@ -139,8 +162,17 @@ def seal(folder: Path) -> None:
     (folder / MANIFEST_FILE).write_text(json.dumps({"format": FORMAT, "files": files}, indent=1), encoding="utf-8")
 
 
+def shipped_files(folder: Path) -> list[str]:
+    """What loading needs, and so what the size counts."""
+    try:
+        files = json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{folder / RECIPE_FILE} is not readable: {first_line(error)}") from None
+    return [RECIPE_FILE, *files]
+
+
 def shipped_bytes(folder: Path) -> int:
-    return sum((folder / name).stat().st_size for name in SHIPPED_FILES)
+    return sum((folder / name).stat().st_size for name in shipped_files(folder))
 
 
 def sha256(path: Path) -> str:
@@ -191,10 +223,11 @@ def _target(made_for: str) -> Target:
         return Target("cpu")
 
 
-def load(path: str | Path, model: Model, target: Target | str | None = None) -> nn.Module:
+def load(path: str | Path, model: Model, target: Target | str | None = None, *, native_code: bool = False) -> nn.Module:
     """The compressed model saved at `path`, rebuilt on `model`: the original factory, or a module of that structure.
 
-    Raises ArtifactError when a file is missing or damaged, a plugin is not installed, or the model is another one.
+    An artifact that holds machine code (AOTInductor's) is loaded only with `native_code`: it can do what any program
+    can. Raises ArtifactError when a file is missing or damaged, a plugin is not installed, or the model is another one.
     """
     wanted = Target.parse(target) if isinstance(target, str) else target
-    return Artifact(path).load(model, wanted)
+    return Artifact(path).load(model, wanted, native_code=native_code)

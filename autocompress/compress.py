@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from autocompress.effect import Change, Snapshot, byte_count, compare, output_error, outputs
 from autocompress.errors import InvalidInput, did_you_mean
 from autocompress.leaves import leaves
 from autocompress.measure.device import DeviceLock, Target
-from autocompress.method import Loss, Method, NoEffect, Plan
+from autocompress.method import Loss, Method, NoEffect, OutputsDiffer, Plan
 from autocompress.parameters import Parameter
 from autocompress.plugins import Registry
 from autocompress.recipe import Recipe, Step
 from autocompress.task import Task
+from autocompress.tensors import to_device
 from autocompress.training import TaskLoss, train
+
+COMPARED_SAMPLES = 32
+"""Inputs on which the outputs before and after finalizing are compared."""
 
 
 @dataclass(frozen=True)
@@ -34,23 +39,48 @@ class Compressed:
     model: nn.Module
     """What ships, in eval mode, on the target's device."""
     steps: tuple[PlannedStep, ...]
+    student: str | None = None
+    """The name of the task's student that it was made of, if not of the trained model."""
+    changes: tuple[Change, ...] = ()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The model's tensors as they are stored, packed, on the CPU."""
+        stored = {name: tensor.cpu() for name, tensor in leaves(self.model).items()}
+        for step in self.steps:
+            stored = step.method.pack(stored, step.plan)
+        return {name: tensor.contiguous().clone() for name, tensor in stored.items()}
 
 
 def resolve(recipe: Recipe, registry: Registry, task: Task) -> Recipe:
     """The recipe with all parameters filled in and checked.
 
-    Raises InvalidInput for an unknown method or parameter, a value out of range, or steps out of order.
+    Raises InvalidInput for an unknown method or parameter, a value out of range, or steps that cannot follow another.
     """
-    steps = []
-    for step in recipe.steps:
-        method = registry.get(step.method)
-        params = fill(method.name, method.search_space(task), step.params)
-        steps.append(Step(method=method.name, params=params))
-    techniques = [registry.get(step.method).technique for step in steps]
-    for before, after in zip(techniques, techniques[1:], strict=False):
-        if before.position >= after.position:
-            raise InvalidInput(f"a recipe has one step a technique, in their order, but got {after} after {before}")
+    methods = [registry.get(step.method) for step in recipe.steps]
+    check_order(methods)
+    steps = [
+        Step(method=method.name, params=fill(method.name, method.search_space(task), step.params))
+        for method, step in zip(methods, recipe.steps, strict=True)
+    ]
     return Recipe(steps=tuple(steps), recovery=recipe.recovery)
+
+
+def check_order(methods: Sequence[Method]) -> None:
+    """Raises InvalidInput when a step cannot come after one before it, and why: all from what each method states."""
+    for position, method in enumerate(methods):
+        for earlier in methods[:position]:
+            if earlier.name == method.name:
+                raise InvalidInput(f"a recipe has each method once, but got {method.name!r} twice")
+            if earlier.technique.position > method.technique.position:
+                raise InvalidInput(
+                    f"a recipe's steps are in the order of their techniques, but {method.name!r} ({method.technique})"
+                    f" comes after {earlier.name!r} ({earlier.technique})"
+                )
+            trait = method.conflict(earlier)
+            if trait is not None:
+                raise InvalidInput(
+                    f"{method.name!r} cannot follow {earlier.name!r}, which leaves {trait}: use one of the two"
+                )
 
 
 def fill(method: str, space: Mapping[str, Parameter], params: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,7 +109,8 @@ def compress(
     """The compressed model of a resolved recipe, and the plans that rebuild it.
 
     `on_step` hears the name of each method before it acts, so that a failure can be told by name.
-    Raises NoEffect when a step changes nothing that ships and brings no loss.
+    Raises NoEffect when a step changes nothing that ships and brings no loss, OutputsDiffer when what it finalizes
+    gives other outputs than the model before.
     """
     work = _Compression(task, target, on_step, task.trained_model())
     work.reshape([(registry.get(step.method), step.params) for step in recipe.steps])
@@ -89,7 +120,7 @@ def compress(
         terms = losses or [TaskLoss(task.loss)]
         work.model = train(work.model, terms, task, recipe.recovery, device=target.torch_device, seed=seed, lock=lock)
     work.finalize()
-    return Compressed(work.model.eval(), tuple(work.steps))
+    return Compressed(work.model.eval(), tuple(work.steps), work.student, tuple(work.changes))
 
 
 class _Compression:
@@ -98,7 +129,8 @@ class _Compression:
     def __init__(self, task: Task, target: Target, on_step: Callable[[str], None], model: nn.Module) -> None:
         self.task, self.target, self.on_step, self.model = task, target, on_step, model
         self.steps: list[PlannedStep] = []
-        self._structure = structure(model)
+        self.changes: list[Change] = []
+        self.student: str | None = None
         self._effective: set[str] = set()
 
     def reshape(self, steps: Sequence[tuple[Method, Mapping[str, Any]]]) -> None:
@@ -106,7 +138,12 @@ class _Compression:
             self.on_step(method.name)
             planned = PlannedStep(method, method.decide(self.model, params, self.task))
             self.steps.append(planned)
-            self._change(method, method.reshape(self.model, planned.plan))
+            before = Snapshot.of(self.model)
+            student = method.student(planned.plan, self.task)
+            if student is not None:
+                self.model, self.student = student, planned.plan["student"]
+            self.model = method.reshape(self.model, planned.plan)
+            self._note(compare(before, self.model, method.name, "reshape"))
         self.on_step("")
 
     def losses(self, epochs: int) -> list[Loss]:
@@ -120,31 +157,54 @@ class _Compression:
                     raise NoEffect(f"{step.method.name} acts while training, but the recipe's recovery has 0 epochs")
                 found.append(loss)
                 self._effective.add(step.method.name)
-            elif type(step.method).finalize is Method.finalize:
-                self._check_effect(step.method)
+            elif not step.method.overrides("finalize", "pack"):
+                self._check_effect(step)
         self.on_step("")
         return found
 
     def finalize(self) -> None:
         self.model = self.model.to(self.target.torch_device).eval()
+        inputs = to_device(self.task.inputs(COMPARED_SAMPLES), self.target.torch_device)
         for step in self.steps:
-            self.on_step(step.method.name)
-            self._change(step.method, step.method.finalize(self.model, step.plan, self.task, self.target))
-            self._check_effect(step.method)
+            method = step.method
+            self.on_step(method.name)
+            if method.overrides("finalize"):
+                before, expected = Snapshot.of(self.model), outputs(self.model, inputs)
+                self.model = method.finalize(self.model, step.plan, self.task, self.target).eval()
+                change = compare(before, self.model, method.name, "finalize")
+                error = output_error(outputs(self.model, inputs), expected)
+                skipped = dict(method.skipped(self.model, step.plan))
+                self._note(replace(change, output_error=error, skipped=skipped))
+                if error > method.max_output_error:
+                    raise OutputsDiffer(
+                        f"{method.name} must not change the outputs by more than {method.max_output_error:.2g}"
+                        f" of their RMS when it finalizes, but did by {error:.2g}"
+                    )
+            self._note_packing(step)
+            self._check_effect(step)
         self.on_step("")
 
-    def _check_effect(self, method: Method) -> None:
-        if method.name not in self._effective:
-            raise NoEffect(f"{method.name} changed nothing of the model")
+    def _note_packing(self, step: PlannedStep) -> None:
+        if not step.method.overrides("pack"):
+            return
+        tensors = {name: tensor.cpu() for name, tensor in leaves(self.model).items()}
+        packed = step.method.pack(dict(tensors), step.plan)
+        before, after = byte_count(tensors), byte_count(packed)
+        changed = len(tensors.keys() ^ packed.keys()) if after < before else 0
+        self._note(Change(step.method.name, "pack", changed, 0, before, after))
 
-    def _change(self, method: Method, model: nn.Module) -> None:
-        """Take over what a method made, and note whether it differs in structure."""
-        after = structure(model)
-        changed = sum(after.get(name) != value for name, value in self._structure.items())
-        if after != self._structure:
-            self._effective.add(method.name)
-            print(f"{method.name}: {changed} of {len(after)} modules and tensors changed")
-        self.model, self._structure = model, after
+    def _check_effect(self, step: PlannedStep) -> None:
+        if step.method.name not in self._effective:
+            skipped = step.method.skipped(self.model, step.plan)
+            why = "".join(f"; {layer}: {reason}" for layer, reason in skipped.items())
+            raise NoEffect(f"{step.method.name} changed nothing of the model{why}")
+
+    def _note(self, change: Change) -> None:
+        """Keep what a step did, and whether it did anything."""
+        if change.modules_changed:
+            self._effective.add(change.method)
+            self.changes.append(change)
+            print(change)
 
 
 def rebuild(model: nn.Module, steps: Sequence[PlannedStep], target: Target) -> nn.Module:
@@ -157,8 +217,14 @@ def rebuild(model: nn.Module, steps: Sequence[PlannedStep], target: Target) -> n
     return model.eval()
 
 
-def structure(model: nn.Module) -> dict[str, tuple[object, ...]]:
-    """Module types and leaf tensors' shapes, layouts and dtypes: what must differ after a step that had an effect."""
-    modules: dict[str, tuple[object, ...]] = {f"<{n}>": (type(module).__name__,) for n, module in model.named_modules()}
-    tensors = {n: (tensor.shape, tensor.stride(), tensor.dtype) for n, tensor in leaves(model).items()}
-    return modules | tensors
+def unpack(stored: dict[str, Tensor], model: nn.Module, steps: Sequence[PlannedStep]) -> dict[str, Tensor]:
+    """The tensors of a rebuilt model, from what `Compressed.tensors` gave."""
+    like = leaves(model)
+    for step in reversed(steps):
+        stored = step.method.unpack(stored, like, step.plan)
+    return stored
+
+
+def runtime_step(steps: Sequence[PlannedStep]) -> PlannedStep | None:
+    """The step whose method saves and loads the model itself, if there is one."""
+    return next((step for step in steps if step.method.overrides("load")), None)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, Subset, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate
 
 
 class Samples(Protocol):
@@ -19,18 +20,30 @@ class Samples(Protocol):
 def batches(
     data: Samples, batch_size: int, *, shuffle: bool = False, seed: int = 0, collate: Any = None
 ) -> DataLoader[Any]:
-    """A loader of `(inputs, targets)` batches; the order depends on the seed alone.
+    """A loader of `(inputs, targets)` batches; the order depends on the seed alone."""
+    return loader_of(data, batch_rows(data, batch_size, shuffle=shuffle, seed=seed), collate)
 
-    Shuffled batches are for training, where a last batch of one sample is left out: BatchNorm has no variance there.
+
+def loader_of(data: Samples, rows: list[list[int]], collate: Any = None) -> DataLoader[Any]:
+    """A loader of the batches whose samples have these indices.
+
     Data sets that are tensors are indexed by whole batches, which is many times faster than sample by sample.
     """
-    generator = torch.Generator().manual_seed(seed)
-    order = RandomSampler(data, generator=generator) if shuffle else SequentialSampler(data)
-    drop_last = shuffle and batch_size > 1 and len(data) > 1 and len(data) % batch_size == 1
     if collate is None and _is_tensors(data):
-        sampler = BatchSampler(order, batch_size, drop_last=drop_last)
-        return DataLoader(_Rows(data), sampler=sampler, batch_size=None)  # type: ignore[arg-type]
-    return DataLoader(data, batch_size, sampler=order, collate_fn=collate, drop_last=drop_last)  # type: ignore[arg-type]
+        return DataLoader(_Rows(data), sampler=rows, batch_size=None)  # type: ignore[arg-type]
+    return DataLoader(data, batch_sampler=rows, collate_fn=collate or _collate)  # type: ignore[arg-type]
+
+
+def batch_rows(data: Samples, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> list[list[int]]:
+    """The indices of the samples of each batch; the order depends on the seed alone.
+
+    Shuffled batches are for training, where a last batch of one sample is left out: BatchNorm has no variance there.
+    """
+    count = len(data)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)) if shuffle else torch.arange(count)
+    rows: list[list[int]] = [part.tolist() for part in torch.split(order, batch_size)]
+    alone = shuffle and batch_size > 1 and len(rows) > 1 and len(rows[-1]) == 1
+    return rows[:-1] if alone else rows
 
 
 def take(data: Samples, count: int, collate: Any = None) -> Any:
@@ -38,6 +51,19 @@ def take(data: Samples, count: int, collate: Any = None) -> Any:
     rows = [index % len(data) for index in range(count)]
     inputs, _ = next(iter(batches(Subset(data, rows), count, collate=collate)))  # type: ignore[arg-type]
     return inputs
+
+
+def _collate(samples: list[Any]) -> Any:
+    """torch's default, except that tuples stay tuples, which are positional arguments, where that makes lists."""
+    return _tuples_like(samples[0], default_collate(samples))
+
+
+def _tuples_like(sample: Any, batch: Any) -> Any:
+    if isinstance(sample, Mapping):
+        return {key: _tuples_like(sample[key], batch[key]) for key in sample}
+    if type(sample) is tuple:
+        return tuple(_tuples_like(item, items) for item, items in zip(sample, batch, strict=True))
+    return batch
 
 
 def _is_tensors(data: Any) -> bool:

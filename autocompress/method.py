@@ -4,19 +4,21 @@ A trial carries out a recipe in four moments, and a method may take part in any 
 
     reshape           train               finalize              score
     structure    ->   recover        ->   what ships       ->   accuracy, bytes on disk, latency
-    (prune,           (task loss or       (quantize, pack,
-    factorize)        a distillation      compile)
+    (prune,           (task loss or       (quantize, compile,
+    factorize)        a distillation      export)
                       loss)
 
 A method decides first and acts second. `decide` looks at model and data and writes a plan, which is plain JSON;
 `reshape`, `finalize` and `restore` carry the plan out. So a compressed model is rebuilt anywhere without pickle:
-the plans are replayed on the user's own model, and then the tensors are loaded.
+the plans are replayed on the user's own model, and then the tensors are loaded. Two things need more than that: tensors
+that are stored in fewer bits than they run with (`pack`, `unpack`), and a model that another runtime runs (`Runtime`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
@@ -49,6 +51,18 @@ class Technique(StrEnum):
         return list(Technique).index(self)
 
 
+class Trait(StrEnum):
+    """What a step leaves on a model that a later step may be unable to work with; the values are said in errors."""
+
+    PRUNED = "removed channels"
+    SPARSE = "zeros that must stay"
+    FACTORIZED = "layers split in two"
+    QUANTIZED = "weights that are no floating-point parameters any more"
+    PACKED = "weights stored in fewer bits than they run with"
+    HALF = "half precision"
+    FOREIGN = "another runtime"
+
+
 class NotApplicable(AutocompressError):
     """Raised by `Method.check`: the method can do nothing for this task, and why, in words."""
 
@@ -57,14 +71,35 @@ class NoEffect(AutocompressError):
     """A step changed nothing that ships; the trial ends as `failed:no_effect`."""
 
 
+class OutputsDiffer(AutocompressError):
+    """What ships does not compute what the model computed before it was finalized; `failed:outputs_differ`."""
+
+
 class Loss(nn.Module):
     """What the recovery training minimizes while a distillation step is in the recipe.
 
     Its submodules (a teacher) follow the model to its device. They are kept in eval mode and are not trained.
     """
 
+    rows: Tensor | None = None
+    """Set before each batch: where its samples stand in the training data (B,), so that answers can be kept."""
+
+    def attach(self, model: nn.Module) -> None:
+        """Called once, before the training, with the model that is trained: the place for hooks on its layers."""
+
+    def detach(self) -> None:
+        """Called once, after the training: takes the hooks away."""
+
     def forward(self, inputs: Any, outputs: Any, targets: Any) -> Tensor:
         """A scalar, from one batch: the model's inputs (B, ...), its outputs and the targets."""
+        raise NotImplementedError
+
+
+class Runtime(nn.Module):
+    """A model that something else than eager PyTorch runs, kept in files of its own. What a `finalize` may return."""
+
+    def save(self, folder: Path) -> list[str]:
+        """Writes its files into the folder and returns their names: all that `Method.load` needs, and no pickle."""
         raise NotImplementedError
 
 
@@ -79,17 +114,35 @@ class Method:
     name: ClassVar[str]
     """Unique among all installed methods: lower case, digits and underscores."""
     technique: ClassVar[Technique]
+    gives: ClassVar[frozenset[Trait]] = frozenset()
+    """What it leaves on a model."""
+    refuses: ClassVar[frozenset[Trait]] = frozenset()
+    """What it cannot work with. Whoever finalizes or packs refuses `Trait.FOREIGN` without saying so."""
+    max_output_error: ClassVar[float] = 0.5
+    """How much `finalize` may change the outputs: the RMS of the difference by the RMS of the outputs; more fails."""
+    reload_error: ClassVar[float] = 0.0
+    """The same for a model that was saved and loaded: 0 is bit for bit, on the same machine."""
+    native_code: ClassVar[bool] = False
+    """Whether its files hold machine code, which is loaded only when the user says that it may."""
 
     def search_space(self, task: Task) -> Mapping[str, Parameter]:
         """Its own parameters, with ranges and defaults. Called once, before the first trial."""
         return {}
 
-    def check(self, task: Task) -> None:
-        """Raises NotApplicable with the reason if it can do nothing for this task. Called before any trial."""
+    def check(self, task: Task, target: Target) -> None:
+        """Raises NotApplicable with the reason if it can do nothing for this task there. Called before any trial."""
 
     def decide(self, model: nn.Module, params: Mapping[str, Any], task: Task) -> Plan:
         """What to do with this model, as JSON. Called once a trial, before `reshape`; must not change the model."""
         return dict(params)
+
+    def skipped(self, model: nn.Module, plan: Plan) -> Mapping[str, str]:
+        """Layers of the kind it works on that it leaves as they are, with the reason: for the trial's log."""
+        return {}
+
+    def student(self, plan: Plan, task: Task) -> nn.Module | None:
+        """A model to go on with in place of the trained one. What is made of it is loaded on the student's factory."""
+        return None
 
     def reshape(self, model: nn.Module, plan: Plan) -> nn.Module:
         """Changes the structure before training. Exact, without data; called again when an artifact is loaded."""
@@ -100,7 +153,7 @@ class Method:
         return None
 
     def finalize(self, model: nn.Module, plan: Plan, task: Task, target: Target) -> nn.Module:
-        """Makes what ships, after training, for the target's device: packed, quantized, compiled."""
+        """Makes what ships, after training, for the target's device: quantized, compiled, exported."""
         return model
 
     def restore(self, model: nn.Module, plan: Plan, target: Target) -> nn.Module:
@@ -110,7 +163,28 @@ class Method:
         """
         return model
 
+    def pack(self, tensors: dict[str, Tensor], plan: Plan) -> dict[str, Tensor]:
+        """The model's tensors as they are stored, where that takes fewer bytes than how they run. Exact."""
+        return tensors
+
+    def unpack(self, stored: dict[str, Tensor], like: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
+        """The way back: `like` has the names, shapes and types of the tensors to give; their values mean nothing."""
+        return stored
+
+    def load(self, folder: Path, plan: Plan, target: Target) -> Runtime:
+        """The model whose `Runtime.save` wrote into the folder. Only for methods that give a Runtime."""
+        raise NotImplementedError
+
     @property
     def needs_training(self) -> bool:
         """Whether it takes part before or while training, so that the recipe needs a recovery."""
-        return type(self).reshape is not Method.reshape or type(self).loss is not Method.loss
+        return self.overrides("reshape", "loss", "student")
+
+    def overrides(self, *functions: str) -> bool:
+        """Whether it has its own version of any of these parts of the contract."""
+        return any(getattr(type(self), name) is not getattr(Method, name) for name in functions)
+
+    def conflict(self, earlier: Method) -> Trait | None:
+        """What the earlier step leaves that this one cannot work with."""
+        refused = self.refuses | ({Trait.FOREIGN} if self.overrides("finalize", "pack") else frozenset())
+        return next((trait for trait in Trait if trait in earlier.gives & refused), None)

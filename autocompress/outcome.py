@@ -8,7 +8,7 @@ from typing import Any
 
 OK, INFEASIBLE, INTERRUPTED = "ok", "infeasible", "interrupted"
 FAILED = "failed:"
-CAUSES = ("raise", "nan", "no_effect", "timeout", "killed", "nothing")
+CAUSES = ("raise", "nan", "no_effect", "outputs_differ", "timeout", "killed", "nothing")
 """What follows `failed:`."""
 
 

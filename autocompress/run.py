@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ class Trial:
     """The metrics on the test split, for trials of the front; empty for others."""
     path: Path
     model: Model | None = None
+    students: Mapping[str, Model] = field(default_factory=dict)
 
     @property
     def scores(self) -> dict[str, float]:
@@ -85,10 +86,12 @@ class Trial:
 
         Raises ArtifactError when a file is damaged or the model is another one.
         """
-        source = model if model is not None else self.model
+        artifact = Artifact(self.path)
+        own = self.model if artifact.student is None else self.students.get(artifact.student)
+        source = model if model is not None else own
         if source is None:
             raise ArtifactError(f"trial {self.number} needs the model it was made from: pass the factory, load(model)")
-        return Artifact(self.path).load(source)
+        return artifact.load(source, native_code=True)  # this run compiled it
 
     def save(self, path: str | Path) -> Artifact:
         """A copy of the artifact in a new folder. Raises ArtifactError if there is something at `path`."""
@@ -98,10 +101,15 @@ class Trial:
 class Run:
     """A search's folder, read from disk; nothing here searches or needs Ray."""
 
-    def __init__(self, path: str | Path, model: Model | None = None) -> None:
-        """Raises RunError unless `path` is a run. `model` lets its trials load without being told the model."""
+    def __init__(
+        self, path: str | Path, model: Model | None = None, students: Mapping[str, Model] | None = None
+    ) -> None:
+        """Raises RunError unless `path` is a run.
+
+        The task's `model` and `students` let its trials load without being told the model.
+        """
         self.path = Path(path)
-        self._model = model
+        self._model, self._students = model, students or {}
         if not (self.path / RUN_FILE).is_file():
             raise RunError(f"{self.path} is no run: it has no {RUN_FILE}")
         self.record = RunRecord.read(self.path / RUN_FILE)
@@ -199,7 +207,7 @@ class Run:
             raise RunError(f"{self.path} has no scored trial {number}")
         recipe, outcome = self.all_trials[number]
         folder = trial_folder(self.path, number)
-        return Trial(number, recipe, outcome, self.test_scores.get(number, {}), folder, self._model)
+        return Trial(number, recipe, outcome, self.test_scores.get(number, {}), folder, self._model, self._students)
 
     def _columns(self) -> list[str]:
         names = [metric.name for metric in self.metrics]

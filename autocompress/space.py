@@ -12,6 +12,7 @@ from typing import Any
 from autocompress.compress import resolve
 from autocompress.document import Document
 from autocompress.errors import InvalidInput, did_you_mean, first_line
+from autocompress.measure.device import Target
 from autocompress.method import NotApplicable, Technique
 from autocompress.parameters import Choice, Float, Integer, Parameter, narrow
 from autocompress.plugins import Registry
@@ -20,6 +21,8 @@ from autocompress.task import Task
 
 NO_STEP = "none"
 """The choice of no method, which every technique has."""
+AFTER = " after "
+"""Joins a technique and the steps before it that leave it fewer methods."""
 
 RECOVERY: Mapping[str, Parameter] = {
     "epochs": Integer(1, 1000, default=3),
@@ -74,14 +77,20 @@ class BoundSpace:
     methods: Mapping[Technique, tuple[str, ...]]
     recovery: Mapping[str, Parameter]
     needs_training: frozenset[str]
+    conflicts: frozenset[tuple[str, str]] = frozenset()
+    """Pairs of methods of which the second cannot follow the first."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Methods that do not apply, with their reasons."""
 
     def recipe(self, choose: Choose) -> Recipe:
         """The recipe that a sequence of choices makes; parameters are asked for only when they matter."""
-        steps = []
+        steps: list[Step] = []
         for technique, names in self.methods.items():
-            name = choose(technique, Choice((NO_STEP, *names), NO_STEP))
+            blockers = [step.method for step in steps if any((step.method, name) in self.conflicts for name in names)]
+            open_to = [name for name in names if not any((blocker, name) in self.conflicts for blocker in blockers)]
+            # Options may not change under one name, so the choice among fewer has a name of its own.
+            label = AFTER.join([technique, *blockers])
+            name = choose(label, Choice((NO_STEP, *open_to), NO_STEP)) if open_to else NO_STEP
             if name != NO_STEP:
                 steps.append(Step(method=name, params=self._choose_all(name, self.parameters[name], choose)))
         if not any(step.method in self.needs_training for step in steps):
@@ -97,12 +106,12 @@ class BoundSpace:
         given = {f"{name}.{key}": value for name, step in steps.items() for key, value in step.params.items()}
         given |= {f"recovery.{key}": value for key, value in recipe.recovery.plain().items()}
         for technique, names in self.methods.items():
-            given[technique] = next((name for name in names if name in steps), NO_STEP)
+            given[technique.value] = next((name for name in names if name in steps), NO_STEP)
         made: dict[str, Any] = {}
 
         def recall(name: str, parameter: Parameter) -> Any:
             try:
-                made[name] = _on_grid(parameter, parameter.check(given.get(name, parameter.default)))
+                made[name] = _on_grid(parameter, parameter.check(given.get(name.split(AFTER)[0], parameter.default)))
             except ValueError as error:
                 raise InvalidInput(f"recipe '{recipe}' is outside the search space: {name!r} {error}") from None
             return made[name]
@@ -115,8 +124,8 @@ class BoundSpace:
         return {name: choose(f"{prefix}.{name}", parameter) for name, parameter in parameters.items()}
 
 
-def bind(space: SearchSpace, task: Task, registry: Registry) -> BoundSpace:
-    """The space over the methods that apply to the task.
+def bind(space: SearchSpace, task: Task, registry: Registry, target: Target) -> BoundSpace:
+    """The space over the methods that apply to the task on the target.
 
     Raises InvalidInput for an unknown method or parameter and for a range that does not narrow the method's own.
     """
@@ -126,7 +135,7 @@ def bind(space: SearchSpace, task: Task, registry: Registry) -> BoundSpace:
     for name in names:
         method = registry.get(name)
         try:
-            method.check(task)
+            method.check(task, target)
         except NotApplicable as reason:
             left_out[name] = str(reason)
             continue
@@ -145,6 +154,7 @@ def bind(space: SearchSpace, task: Task, registry: Registry) -> BoundSpace:
         },
         _narrow_all("recovery", RECOVERY, {**USUAL_RECOVERY, **space.recovery}),
         frozenset(method.name for method in chosen if method.needs_training),
+        frozenset((a.name, b.name) for a in chosen for b in chosen if b.conflict(a) is not None),
         left_out,
     )
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import Subset
 
 from autocompress.data import Samples, batches, take
-from autocompress.errors import InvalidInput, first_line
+from autocompress.errors import InvalidInput, did_you_mean, first_line
 from autocompress.leaves import leaves
 from autocompress.metric import ACCURACY, Metric
 from autocompress.tensors import call, map_tensors
@@ -44,6 +45,12 @@ class Task:
     """A state dict for the factory's model, `.safetensors` or `.pt`; None when the factory gives trained weights."""
     calibration: Samples | None = None
     """For methods that look at activations; the training data when left out."""
+    unlabelled: Samples | None = None
+    """Inputs without targets, for distillation: each sample is what `forward` takes, without a batch dimension."""
+    teachers: tuple[Model, ...] = ()
+    """Trained models that teach in distillation, in place of the trained model itself."""
+    students: Mapping[str, Model] = field(default_factory=dict)
+    """Smaller models of the user's own, by name, that distillation may train in place of the trained model."""
     example_inputs: Any = None
     """One batch of what `forward` takes, batch dimension first; taken from the validation data when left out."""
     loss: Callable[[Any, Any], Tensor] = functional.cross_entropy
@@ -69,6 +76,28 @@ class Task:
         """A fresh copy of the trained model, in eval mode, on the CPU. Raises InvalidInput if there is none to have."""
         model = load_weights(build(self.model), self.weights) if self.weights else build(self.model)
         return model.cpu().eval()
+
+    def source(self, student: str | None = None) -> nn.Module:
+        """A fresh copy of what a recipe starts from, in eval mode, on the CPU: the trained model or a student.
+
+        Raises InvalidInput for a student that the task does not have.
+        """
+        if student is None:
+            return self.trained_model()
+        if student not in self.students:
+            raise InvalidInput(f"the task has no student {student!r}{did_you_mean(student, self.students)}")
+        return build(self.students[student]).cpu().eval()
+
+    def calibration_inputs(self, samples: int, batch_size: int = 32) -> Iterator[Any]:
+        """Batches of inputs from the calibration data, or else the training data: `samples` in all, or what there is.
+
+        They are drawn at random with a fixed seed, since data sets are often sorted.
+        """
+        data = self.train if self.calibration is None else self.calibration
+        rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:samples].tolist()
+        chosen: Any = Subset(data, rows)  # type: ignore[arg-type]
+        for inputs, _ in batches(chosen, batch_size, collate=self.collate):
+            yield inputs
 
     def inputs(self, batch_size: int) -> Any:
         """One batch of real inputs, first dimension `batch_size`."""

@@ -20,6 +20,20 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     return value
 
 
+def first_tensor(value: Any) -> Tensor:
+    """The first tensor in a nested value; raises ValueError if it holds none."""
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(note, value)
+    if not found:
+        raise ValueError(f"must hold a tensor, but is {type(value).__name__}")
+    return found[0]
+
+
 def concatenate(batches: Sequence[Any]) -> Any:
     """Batches of equal structure joined along dimension 0: outputs of N batches (B, ...) become (N*B, ...)."""
     first = batches[0]

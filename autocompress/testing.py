@@ -13,15 +13,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.compress import Compressed, compress, fill, rebuild, resolve, structure
+from autocompress.artifact import load_model, write_model
+from autocompress.compress import Compressed, compress, fill, resolve
 from autocompress.data import batches
-from autocompress.leaves import leaves, load_leaves
+from autocompress.effect import output_error, outputs, structure
+from autocompress.leaves import leaves
 from autocompress.measure.device import Target
 from autocompress.method import Method, NotApplicable, Plan, Technique
 from autocompress.plugins import Plugin, Registry, registry
@@ -29,6 +32,8 @@ from autocompress.recipe import Recipe, Recovery, Step
 from autocompress.task import Task
 from autocompress.tensors import call, map_tensors, to_device
 from autocompress.testing_tasks import TASKS
+
+Made = TypeVar("Made")
 
 
 class MethodContract:
@@ -52,34 +57,33 @@ class MethodContract:
         """A task that the method is applicable to."""
         task = self.tasks[task_name]()
         try:
-            method.check(task)
+            method.check(task, self.target)
         except NotApplicable as reason:
             pytest.skip(f"{method.name} is not applicable to {task_name}: {reason}")
         return task
 
     @pytest.fixture
     def plan(self, method: Method, task: Task) -> Plan:
-        """What the method decides with its defaults."""
-        return method.decide(task.trained_model(), _defaults(method, task), task)
+        """What the method decides with its defaults; made once for each task, like `compressed`."""
+        return _once((method, task.name, "plan"), lambda: _decide(method, task))
 
     @pytest.fixture
     def compressed(self, method: Method, task: Task) -> Compressed:
         """The method's result, alone in a recipe with its defaults and an epoch of recovery if it needs training."""
-        alone = Registry((Plugin("under_test", "under_test", "0", (method,)),))
-        recovery = Recovery(epochs=1 if method.needs_training else 0)
-        recipe = Recipe(steps=(Step(method=method.name),), recovery=recovery)
-        return compress(task, resolve(recipe, alone, task), registry=alone, target=self.target)
+        return _once((method, task.name, str(self.target)), lambda: compress_alone(method, task, self.target))
 
     def test_has_a_name_and_a_technique(self, method: Method) -> None:
         assert re.fullmatch(r"[a-z][a-z0-9_]*", method.name), f"{method.name!r}: lower case, digits and underscores"
         assert isinstance(method.technique, Technique), f"{method.name}: technique must be a Technique"
 
     def test_is_applicable_to_a_task(self, method: Method) -> None:
-        reasons = [reason for reason in (_reason(method, factory()) for factory in self.tasks.values()) if reason]
+        reasons = [
+            reason for reason in (_reason(method, factory(), self.target) for factory in self.tasks.values()) if reason
+        ]
         assert len(reasons) < len(self.tasks), f"{method.name} is applicable to no task, override `tasks`: {reasons}"
 
     def test_check_gives_a_reason(self, method: Method, task_name: str) -> None:
-        reason = _reason(method, self.tasks[task_name]())
+        reason = _reason(method, self.tasks[task_name](), self.target)
         assert reason is None or reason.strip(), f"{method.name}: NotApplicable says why"
 
     def test_parameters_are_json_and_defaults_in_range(self, method: Method, task: Task) -> None:
@@ -91,14 +95,15 @@ class MethodContract:
     def test_decide_leaves_the_model_as_it_was(self, method: Method, task: Task) -> None:
         model = task.trained_model()
         before = structure(model)
-        method.decide(model, _defaults(method, task), task)
+        method.decide(model, fill(method.name, method.search_space(task), {}), task)
         assert structure(model) == before, f"{method.name}: decide must not change the model's structure"
         _assert_same_state(method, model, task.trained_model(), "decide must not change the model's weights")
         assert not model.training, f"{method.name}: decide must leave the model in eval mode"
 
     def test_decide_is_deterministic(self, method: Method, task: Task, plan: Plan) -> None:
-        again = method.decide(task.trained_model(), _defaults(method, task), task)
-        assert again == plan, f"{method.name}: decide must give the same plan for the same model and data"
+        assert _decide(method, task) == plan, (
+            f"{method.name}: decide must give the same plan for the same model and data"
+        )
 
     def test_plan_is_json(self, method: Method, plan: Plan) -> None:
         assert json.loads(json.dumps(plan)) == plan, f"{method.name}: the plan survives JSON: no tuples, string keys"
@@ -131,16 +136,19 @@ class MethodContract:
         assert value.isfinite() and value.requires_grad, f"{method.name}: the loss must be finite and have a gradient"
 
     def test_compress_gives_a_working_model(self, method: Method, task: Task, compressed: Compressed) -> None:
-        outputs = _outputs(compressed.model, task, self.target)
-        _assert_like(method, outputs, _outputs(task.trained_model(), task))
-        assert all(tensor.isfinite().all() for tensor in _tensors(outputs)), f"{method.name}: outputs must be finite"
+        made = _outputs(compressed.model, task, self.target)
+        _assert_like(method, made, _outputs(task.trained_model(), task))
+        assert all(tensor.isfinite().all() for tensor in _tensors(made)), f"{method.name}: outputs must be finite"
 
-    def test_compressed_model_can_be_rebuilt(self, method: Method, task: Task, compressed: Compressed) -> None:
-        stored = {name: tensor.clone() for name, tensor in leaves(compressed.model).items()}
-        model = rebuild(_with_other_weights(task.trained_model()), compressed.steps, self.target)
-        load_leaves(model, stored)
-        same = "restore and the stored tensors must give the compressed model again"
-        _assert_same(method, _outputs(model, task, self.target), _outputs(compressed.model, task, self.target), same)
+    def test_compressed_model_can_be_saved_and_loaded(
+        self, method: Method, task: Task, compressed: Compressed, tmp_path: Path
+    ) -> None:
+        write_model(tmp_path, compressed, alone_in_recipe(method), self.target, _alone(method))
+        other = _with_other_weights(task.source(compressed.student))
+        model = load_model(tmp_path, other, _alone(method), self.target, native_code=True)
+        inputs = to_device(task.inputs(8), self.target.torch_device)
+        error = output_error(outputs(model, inputs), outputs(compressed.model, inputs))
+        assert error <= method.reload_error, f"{method.name}: outputs differ by {error:.2g} after saving and loading"
 
     def test_task_is_untouched(self, method: Method, task: Task, request: pytest.FixtureRequest) -> None:
         before = task.trained_model()
@@ -149,17 +157,43 @@ class MethodContract:
         _assert_same_state(method, task.trained_model(), before, "the task's model must not change")
 
 
-def _reason(method: Method, task: Task) -> str | None:
+def compress_alone(method: Method, task: Task, target: Target) -> Compressed:
+    """The task's model, compressed by one method with its defaults."""
+    recipe = resolve(alone_in_recipe(method), _alone(method), task)
+    return compress(task, recipe, registry=_alone(method), target=target)
+
+
+def alone_in_recipe(method: Method) -> Recipe:
+    """One step, and an epoch of recovery if it needs training."""
+    return Recipe(steps=(Step(method=method.name),), recovery=Recovery(epochs=1 if method.needs_training else 0))
+
+
+def _alone(method: Method) -> Registry:
+    return Registry((Plugin("under_test", "under_test", "0", (method,)),))
+
+
+_made: dict[Any, Any] = {}
+
+
+def _once(key: Any, make: Callable[[], Made]) -> Made:
+    """What `make` gave the first time: the tests of a method and a task look at the same plan and the same model."""
+    if key not in _made:
+        _made[key] = make()
+    made: Made = _made[key]
+    return made
+
+
+def _decide(method: Method, task: Task) -> Plan:
+    return method.decide(task.trained_model(), fill(method.name, method.search_space(task), {}), task)
+
+
+def _reason(method: Method, task: Task, target: Target) -> str | None:
     """Why the method is not applicable, or None."""
     try:
-        method.check(task)
+        method.check(task, target)
     except NotApplicable as reason:
         return str(reason)
     return None
-
-
-def _defaults(method: Method, task: Task) -> dict[str, Any]:
-    return fill(method.name, method.search_space(task), {})
 
 
 def _outputs(model: nn.Module, task: Task, target: Target | None = None) -> Any:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import TensorDataset
 
+from autocompress.data import Samples, batches
+from autocompress.metric import ACCURACY, Metric
 from autocompress.task import Task
+from autocompress.tensors import call, first_tensor, map_tensors
 
 CLASSES = 4
 
@@ -27,13 +30,7 @@ def images() -> Task:
             nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24 * 2 * 2, CLASSES),
         )  # fmt: skip
 
-    def sample(samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        targets = torch.randint(CLASSES, (samples,), generator=generator)
-        quarter = functional.one_hot(targets, CLASSES).float().view(samples, 1, 2, 2)
-        bright = functional.interpolate(quarter, scale_factor=4.0)  # (samples, 1, 8, 8)
-        return bright + torch.randn(samples, 3, 8, 8, generator=generator), targets
-
-    return _task("images", build, sample)
+    return train_task("images", build, bright_quarters)
 
 
 @functools.cache
@@ -47,31 +44,76 @@ def features() -> Task:
         inputs = torch.randn(samples, 16, generator=generator)
         return inputs, inputs[:, :CLASSES].argmax(dim=1)
 
-    return _task("features", build, sample)
+    return train_task("features", build, sample)
 
 
 TASKS: dict[str, Callable[[], Task]] = {"images": images, "features": features}
 """Task by name; each is trained once a process."""
 
-Sample = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
+Sample = Callable[[int, torch.Generator], tuple[Any, Any]]
+"""Draws that many inputs and targets, nested as the model takes and the loss wants them."""
 
 
-def _task(name: str, build: Callable[[], nn.Module], sample: Sample) -> Task:
-    def data(samples: int, seed: int) -> TensorDataset:
-        return TensorDataset(*sample(samples, torch.Generator().manual_seed(seed)))
+def train_task(
+    name: str,
+    build: Callable[[], nn.Module],
+    sample: Sample,
+    loss: Callable[[Any, Any], Tensor] = functional.cross_entropy,
+    *metrics: Metric,
+    collate: Callable[[list[Any]], Any] | None = None,
+) -> Task:
+    """A task of 256 training, 128 validation and 128 test samples, with a model that was trained on them for a second.
 
+    It is judged by `metrics`, or by accuracy.
+    """
+
+    def data(samples: int, seed: int) -> Samples:
+        return _Nested(*sample(samples, torch.Generator().manual_seed(seed)))
+
+    train = data(256, 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        trained = _train(build(), *data(256, 1).tensors)
+        trained = _train(build(), train, loss, collate)
     return Task(
-        name=name, model=lambda: copy.deepcopy(trained), train=data(256, 1), validation=data(128, 2), test=data(128, 3)
+        name=name,
+        model=lambda: copy.deepcopy(trained),
+        train=train,
+        validation=data(128, 2),
+        test=data(128, 3),
+        loss=loss,
+        metrics=metrics or (ACCURACY,),
+        collate=collate,
     )
 
 
-def _train(model: nn.Module, inputs: Tensor, targets: Tensor) -> nn.Module:
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(40):
+def bright_quarters(samples: int, generator: torch.Generator, noise: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Images (samples, 3, 8, 8) and the quarter of each that is brighter (samples,)."""
+    targets = torch.randint(CLASSES, (samples,), generator=generator)
+    quarter = functional.one_hot(targets, CLASSES).float().view(samples, 1, 2, 2)
+    bright = functional.interpolate(quarter, scale_factor=4.0)  # (samples, 1, 8, 8)
+    return bright + noise * torch.randn(samples, 3, 8, 8, generator=generator), targets
+
+
+class _Nested:
+    """A data set of nested tensors, samples along the first dimension of each."""
+
+    def __init__(self, inputs: Any, targets: Any) -> None:
+        self._data = inputs, targets
+        self._length = len(first_tensor(inputs))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Any:
+        return map_tensors(lambda tensor: tensor[index], self._data)
+
+
+def _train(model: nn.Module, data: Samples, loss: Callable[[Any, Any], Tensor], collate: Any) -> nn.Module:
+    inputs, targets = next(iter(batches(data, len(data), collate=collate)))
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    model.train()
+    for _ in range(60):
         optimizer.zero_grad()
-        functional.cross_entropy(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
+        loss(call(model, inputs), targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return model.eval()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autocompress.data import batches
+from autocompress.data import batch_rows, loader_of
 from autocompress.measure.device import DeviceLock
 from autocompress.method import Loss
 from autocompress.recipe import Recovery
@@ -45,24 +45,27 @@ def train(
     model = model.to(device).train()
     for loss in losses:
         loss.to(device).eval().requires_grad_(False)
+        loss.attach(model)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=recovery.learning_rate)
-    loaders = [
-        batches(task.train, recovery.batch_size, shuffle=True, seed=seed + epoch, collate=task.collate)
-        for epoch in range(recovery.epochs)
-    ]
-    steps = sum(len(loader) for loader in loaders)
+    steps = recovery.epochs * len(batch_rows(task.train, recovery.batch_size, shuffle=True))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recovery.learning_rate, total_steps=steps + 1)
     torch.manual_seed(seed)  # of dropout; the order of the data has a seed of its own
-    for epoch, loader in enumerate(loaders, start=1):
+    for epoch in range(recovery.epochs):
+        order = batch_rows(task.train, recovery.batch_size, shuffle=True, seed=seed + epoch)
+        loader = loader_of(task.train, order, task.collate)
         total = torch.zeros((), device=device)
-        for inputs, targets in loader:
+        for rows, (inputs, targets) in zip(order, loader, strict=True):
+            for loss in losses:
+                loss.rows = torch.tensor(rows)
             with lock.shared():
                 total += _step(model, losses, optimizer, to_device(inputs, device), to_device(targets, device))
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
             schedule.step()
-        print(f"epoch {epoch}/{recovery.epochs}: loss {total.item() / len(loader):.4f}")
+        print(f"epoch {epoch + 1}/{recovery.epochs}: loss {total.item() / len(loader):.4f}")
+    for loss in losses:
+        loss.detach()
     return model.eval()
 
 

@@ -10,11 +10,25 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress import Choice, Float, Loss, Method, Parameter, Plan, Recipe, Recovery, Step, Target, Task, Technique
+from autocompress import (
+    Choice,
+    Float,
+    Loss,
+    Method,
+    Parameter,
+    Plan,
+    Recipe,
+    Recovery,
+    Step,
+    Target,
+    Task,
+    Technique,
+    Trait,
+)
 from autocompress.compress import Compressed, compress, fill, rebuild, resolve
 from autocompress.errors import InvalidInput
 from autocompress.leaves import leaves, load_leaves
-from autocompress.method import NoEffect
+from autocompress.method import NoEffect, OutputsDiffer
 from autocompress.plugins import Plugin, Registry
 
 CPU = Target("cpu")
@@ -61,6 +75,7 @@ class Halve(Method):
 
     name = "halve"
     technique = Technique.QUANTIZATION
+    gives = frozenset({Trait.HALF})
 
     def search_space(self, task: Task) -> Mapping[str, Parameter]:
         return {"really": Choice((True, False), default=True)}
@@ -69,10 +84,34 @@ class Halve(Method):
         return self.restore(model, plan, target)
 
     def restore(self, model: nn.Module, plan: Plan, target: Target) -> nn.Module:
-        return model.half() if plan["really"] else model
+        if plan["really"]:
+            model.half().register_forward_pre_hook(lambda _, inputs: tuple(tensor.half() for tensor in inputs))
+        return model
 
 
-REGISTRY = Registry((Plugin("mine", "acme", "1.0", (Halve(), Distill(), Narrow())),))
+class Export(Method):
+    """Cannot work with half precision."""
+
+    name = "export"
+    technique = Technique.ACCELERATION
+    refuses = frozenset({Trait.HALF})
+
+
+class Break(Method):
+    """Changes what the model computes, and calls that finalizing."""
+
+    name = "break"
+    technique = Technique.ACCELERATION
+    max_output_error = 0.1
+
+    def finalize(self, model: nn.Module, plan: Plan, task: Task, target: Target) -> nn.Module:
+        return nn.Sequential(model, nn.ReLU())
+
+    def skipped(self, model: nn.Module, plan: Plan) -> Mapping[str, str]:
+        return {"0": "it is whole"}
+
+
+REGISTRY = Registry((Plugin("mine", "acme", "1.0", (Halve(), Distill(), Narrow(), Export(), Break())),))
 ONE_EPOCH = Recovery(epochs=1, learning_rate=0.01, batch_size=16)
 
 
@@ -105,8 +144,15 @@ def test_defaults_are_filled_in(task: Task) -> None:
             recipe("narrow", norm="l3"),
             r"parameter 'norm' of method 'narrow' must be one of \['l1', 'l2'\], but got 'l3'",
         ),
-        (recipe("halve", "narrow"), "one step a technique, in their order, but got pruning after quantization"),
-        (recipe("narrow", "narrow"), "one step a technique, in their order, but got pruning after pruning"),
+        (
+            recipe("halve", "narrow"),
+            r"in the order of their techniques, but 'narrow' \(pruning\) comes after 'halve' \(quantization\)",
+        ),
+        (recipe("narrow", "narrow"), "a recipe has each method once, but got 'narrow' twice"),
+        (
+            recipe("halve", "export"),
+            "'export' cannot follow 'halve', which leaves half precision: use one of the two",
+        ),
     ],
 )
 def test_a_wrong_recipe_is_refused(wrong: Recipe, message: str, task: Task) -> None:
@@ -133,8 +179,16 @@ def test_a_recipe_is_carried_out_in_order(task: Task, capsys: pytest.CaptureFixt
     assert list(dict.fromkeys(heard)) == ["narrow", "halve", ""]
     assert heard[-1] == ""
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(": ")[0] for line in lines] == ["narrow", "epoch 1/1", "halve"]
-    assert lines[0] == "narrow: 3 of 8 modules and tensors changed"
+    assert [line.split(": ")[0] for line in lines] == ["narrow (reshape)", "epoch 1/1", "halve (finalize)"]
+    assert lines[0] == ("narrow (reshape): 3 modules and tensors changed, 96 parameters removed, 780 -> 396 bytes")
+    narrowed, halved = compressed.changes
+    assert (narrowed.output_error, halved.dtypes) == (None, {"float16": 4})
+    assert halved.output_error is not None and 0 < halved.output_error < 0.01
+
+
+def test_other_outputs_after_finalizing_fail_the_step(task: Task) -> None:
+    with pytest.raises(OutputsDiffer, match="break must not change the outputs by more than 0.1 of their RMS"):
+        carry_out(recipe("break"), task)
 
 
 def test_the_empty_recipe_gives_the_model_itself(task: Task) -> None:

@@ -22,6 +22,7 @@ from autocompress import (
     Recovery,
     SearchSpace,
     Step,
+    Target,
     Task,
     Technique,
 )
@@ -29,6 +30,8 @@ from autocompress.errors import InvalidInput
 from autocompress.plugins import Plugin, Registry, registry
 from autocompress.space import BoundSpace, bind, grid_size, grid_value, known_recipes
 from autocompress.testing_tasks import images
+
+CPU = Target("cpu")
 
 SHIPPED = sorted((Path(__file__).parents[1] / "search_spaces").glob("*.yaml"))
 
@@ -72,14 +75,14 @@ class Pack(Method):
 class Refuses(Pack):
     name = "refuses"
 
-    def check(self, task: Task) -> None:
+    def check(self, task: Task, target: Target) -> None:
         raise NotApplicable("there is nothing to pack")
 
 
 class Breaks(Pack):
     name = "breaks"
 
-    def check(self, task: Task) -> None:
+    def check(self, task: Task, target: Target) -> None:
         raise RuntimeError("out of luck\nand more")
 
 
@@ -87,7 +90,7 @@ PLUGINS = Registry((Plugin("mine", "acme", "1.0", (Pack(), Cut(), Teach(), Refus
 
 
 def bound(task: Task, **space: Any) -> BoundSpace:
-    return bind(SearchSpace(**space), task, PLUGINS)
+    return bind(SearchSpace(**space), task, PLUGINS, CPU)
 
 
 def cut(**params: Any) -> Recipe:
@@ -103,7 +106,7 @@ def test_a_shipped_space_loads_and_fits_a_convolutional_net(path: Path) -> None:
     space = SearchSpace.load(path.stem)
     assert space == SearchSpace.load(path)
     assert space.description
-    fitted = bind(space, images(), registry())
+    fitted = bind(space, images(), registry(), CPU)
     assert fitted.left_out == {}
     assert set(fitted.parameters) == set(space.methods or registry().methods)
     known = known_recipes(space, (), fitted, registry(), images())
@@ -298,7 +301,7 @@ def test_a_stepped_range_has_round_values(low: float, high: float, step: float, 
 def test_a_known_recipe_outside_the_space_is_refused(recipe: Recipe, message: str, task: Task) -> None:
     space = SearchSpace(**NARROWED)  # type: ignore[arg-type]
     with pytest.raises(InvalidInput) as caught:
-        known_recipes(space, [recipe], bind(space, task, PLUGINS), PLUGINS, task)
+        known_recipes(space, [recipe], bind(space, task, PLUGINS, CPU), PLUGINS, task)
     assert "is outside the search space: " in str(caught.value)
     assert message in str(caught.value)
 
@@ -306,13 +309,13 @@ def test_a_known_recipe_outside_the_space_is_refused(recipe: Recipe, message: st
 def test_a_method_that_the_space_leaves_out_is_in_no_known_recipe(task: Task) -> None:
     space = SearchSpace(methods={"pack": None})
     with pytest.raises(InvalidInput, match="is outside the search space: the nearest is 'baseline'"):
-        known_recipes(space, [cut()], bind(space, task, PLUGINS), PLUGINS, task)
+        known_recipes(space, [cut()], bind(space, task, PLUGINS, CPU), PLUGINS, task)
 
 
 def test_known_recipes_are_filled_in_and_lose_what_does_not_apply(task: Task) -> None:
     refused = Recipe(steps=(Step(method="refuses"),))
     space = SearchSpace(recipes=(refused, pack(bits=4)))
-    known = known_recipes(space, [cut(norm="l1")], bind(space, task, PLUGINS), PLUGINS, task)
+    known = known_recipes(space, [cut(norm="l1")], bind(space, task, PLUGINS, CPU), PLUGINS, task)
     assert [[step.params for step in recipe.steps] for recipe in known] == [
         [{"bits": 4, "group": 32}],
         [{"ratio": 0.5, "norm": "l1"}],

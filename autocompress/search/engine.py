@@ -105,7 +105,7 @@ def run_search(settings: Settings) -> Run:
     """Check everything, search until the budget is spent, score the front on the test split, and read the run back."""
     settings.task.check()
     plugins = registry()
-    space = bind(settings.space, settings.task, plugins)
+    space = bind(settings.space, settings.task, plugins, settings.target)
     versions = {name: plugins.plugin_of(name).release for name in space.parameters}
     known = known_recipes(settings.space, settings.recipes, space, plugins, settings.task)
     with (
@@ -132,7 +132,7 @@ def run_search(settings: Settings) -> Run:
         if search.unfinished:
             display.interrupted()
         score_front_on_test(settings, folder, display)
-    return Run(folder.path, settings.task.model)
+    return Run(folder.path, settings.task.model, settings.task.students)
 
 
 def score_front_on_test(settings: Settings, folder: RunFolder, display: Display) -> None:
@@ -143,7 +143,8 @@ def score_front_on_test(settings: Settings, folder: RunFolder, display: Display)
     scores = dict(run.test_scores)
     missing = [n for n in sorted({run.baseline.number, *run.front.index}) if n not in scores]
     for number in display.testing(missing):
-        model = Artifact(run.trial(number).path).load(settings.task.trained_model(), settings.target)
+        artifact = Artifact(run.trial(number).path)
+        model = artifact.load(settings.task.source(artifact.student), settings.target, native_code=True)
         scores[number] = evaluate(model, settings.task.test, settings.task, settings.target)
     if missing:
         folder.write_test_scores(scores)

@@ -27,12 +27,13 @@ from autocompress.folders import partial_folder, publish, trial_folder
 from autocompress.measure.accuracy import NotANumber
 from autocompress.measure.device import Target
 from autocompress.measure.score import score
-from autocompress.method import NoEffect
+from autocompress.method import NoEffect, OutputsDiffer
 from autocompress.outcome import OK, Outcome, failure
 from autocompress.plugins import registry
 from autocompress.recipe import Recipe
 from autocompress.task import Task
 
+CAUSE_OF: dict[type[Exception], str] = {NoEffect: "no_effect", OutputsDiffer: "outputs_differ", NotANumber: "nan"}
 HANG_FILE, ERROR_FILE, LOG_FILE, OUTCOME_FILE = "hang.txt", "error.json", "log.txt", "outcome.json"
 
 
@@ -103,13 +104,16 @@ class TrialRunner:
         )
         worked = time.monotonic() - start
         write_model(folder, compressed, recipe, context.target, plugins)
-        shipped = load_model(folder, context.task.trained_model(), plugins, context.target)
+        source = context.task.source(compressed.student)
+        shipped = load_model(folder, source, plugins, context.target, native_code=True)
         size_bytes = shipped_bytes(folder)
         start = time.monotonic()
         scores, latency = score(
             shipped, self.baseline, size_bytes, context.task, context.target, context.latency_seconds
         )
         worked += time.monotonic() - start
+        changes = [change.plain() for change in compressed.changes]
+        (folder / "changes.json").write_text(json.dumps(changes, indent=1), encoding="utf-8")
         (folder / "metrics.json").write_text(json.dumps(scores), encoding="utf-8")
         (folder / "latency.json").write_text(json.dumps(latency.plain()), encoding="utf-8")
         return Outcome(OK, scores, work_s=worked)
@@ -118,7 +122,7 @@ class TrialRunner:
         self._acting = method
 
     def _failure(self, error: BaseException, seconds: float) -> Outcome:
-        cause = "no_effect" if isinstance(error, NoEffect) else "nan" if isinstance(error, NotANumber) else "raise"
+        cause = next((cause for kind, cause in CAUSE_OF.items() if isinstance(error, kind)), "raise")
         plugin = registry().plugin_of(self._acting).release if self._acting else ""
         return failure(cause, first_line(error), self._acting, plugin, seconds)
 

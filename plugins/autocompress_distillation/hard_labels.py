@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 from torch.nn import functional
 
-from autocompress import Float, Loss, Method, Parameter, Plan, Task, Technique
+from autocompress import Float, Loss, Method, Parameter, Plan, Target, Task, Technique
 from autocompress_distillation.teacher import TeacherLoss, check_classes
 
 
@@ -25,7 +25,7 @@ class HardLabels(Method):
         """`weight`: of the teacher's labels; the rest is the task's own loss."""
         return {"weight": Float(0.1, 1.0, default=0.7)}
 
-    def check(self, task: Task) -> None:
+    def check(self, task: Task, target: Target) -> None:
         """Raises NotApplicable unless the task is classification with logits (B, ..., classes)."""
         check_classes(task, self.name)
 

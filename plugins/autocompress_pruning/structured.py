@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from autocompress import Choice, Float, Method, NotApplicable, Parameter, Plan, Task, Technique
+from autocompress import Choice, Float, Method, NotApplicable, Parameter, Plan, Target, Task, Technique
 from autocompress_pruning.replay import replay
 from autocompress_pruning.trace import Importance, choose
 
@@ -34,7 +34,7 @@ class StructuredPruning(Method, ABC):
         """
         return {"ratio": Float(0.1, 0.9, default=0.5, step=0.05), "round_to": Choice((1, 8), default=8)}
 
-    def check(self, task: Task) -> None:
+    def check(self, task: Task, target: Target) -> None:
         """Raises NotApplicable if the model cannot be traced or has no channels to remove."""
         if not choose(task.trained_model(), task.inputs(2), self.importance(), ratio=0.5, round_to=1):
             raise NotApplicable(

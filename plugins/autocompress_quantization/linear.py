@@ -23,7 +23,7 @@ class LinearQuantization(Method, ABC):
     def config(self, plan: Plan, target: Target) -> Any:
         """torchao's configuration; the same for the same plan and kind of device, also when an artifact is loaded."""
 
-    def check(self, task: Task) -> None:
+    def check(self, task: Task, target: Target) -> None:
         """Raises NotApplicable if the model has no layer to quantize."""
         if not linear_layers(task.trained_model()):
             raise NotApplicable(f"{self.name} quantizes linear layers, but this model has no nn.Linear layer for it")

@@ -6,8 +6,10 @@ from autocompress_distillation import HardLabels, SoftLabels
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from autocompress import NotApplicable, Task
+from autocompress import NotApplicable, Target, Task
 from autocompress.testing_tasks import features
+
+CPU = Target("cpu")
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def test_positions_count_like_samples() -> None:
     tagger = nn.Linear(6, 3)
     data = TensorDataset(torch.randn(4, 5, 6), torch.randint(3, (4, 5)))
     task = Task(model=tagger, train=data, validation=data, test=data, loss=task_loss)
-    HardLabels().check(task)
+    HardLabels().check(task, CPU)
     inputs, targets = data.tensors
     student = torch.randn(4, 5, 3)
     logs = student.softmax(dim=-1).log()
@@ -91,4 +93,4 @@ def test_tasks_without_classes_are_not_applicable(
     method: SoftLabels | HardLabels, model: nn.Module, targets: Tensor, reason: str
 ) -> None:
     with pytest.raises(NotApplicable, match=f"{method.name} {RULE} {reason}"):
-        method.check(make_task(model, targets))
+        method.check(make_task(model, targets), CPU)

@@ -15,9 +15,11 @@ from autocompress_pruning.replay import decode, encode
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from autocompress import NotApplicable, Task
+from autocompress import NotApplicable, Target, Task
 from autocompress.leaves import leaves
 from autocompress.testing_tasks import images
+
+CPU = Target("cpu")
 
 
 class Residual(nn.Module):
@@ -183,7 +185,7 @@ class Recurrent(nn.Module):
 def test_recurrent_model_is_not_applicable() -> None:
     reason = "structured_magnitude removes channels of Conv and Linear layers, but this model has none that may go:"
     with pytest.raises(NotApplicable, match=re.escape(reason)):
-        StructuredMagnitude().check(make_task(Recurrent(), torch.randn(2, 5, 4)))
+        StructuredMagnitude().check(make_task(Recurrent(), torch.randn(2, 5, 4)), CPU)
 
 
 def test_a_model_that_cannot_be_traced_is_not_applicable() -> None:
@@ -193,7 +195,7 @@ def test_a_model_that_cannot_be_traced_is_not_applicable() -> None:
 
     reason = "Torch-Pruning must be able to trace the model, but: AttributeError: 'str' object has no attribute"
     with pytest.raises(NotApplicable, match=re.escape(reason)):
-        StructuredMagnitude().check(make_task(Named(nn.Linear(4, 2)), torch.randn(2, 4)))
+        StructuredMagnitude().check(make_task(Named(nn.Linear(4, 2)), torch.randn(2, 4)), CPU)
 
 
 def test_decide_needs_no_gradients_and_leaves_the_model_alone() -> None:

@@ -111,4 +111,4 @@ def test_a_model_without_linear_layers_is_not_applicable(method: Int8WeightOnly 
     task = make_task(nn.Sequential(nn.Conv1d(2, 3, 1)), torch.randn(4, 2, 5))
     reason = f"{method.name} quantizes linear layers, but this model has no nn.Linear layer for it"
     with pytest.raises(NotApplicable, match=reason):
-        method.check(task)
+        method.check(task, CPU)

@@ -23,7 +23,7 @@ class HalfWeights(Method):
     name = "half_weights"
     technique = Technique.QUANTIZATION
 
-    def check(self, task: Task) -> None:
+    def check(self, task: Task, target: Target) -> None:
         if not _layers(task.trained_model()):
             raise NotApplicable("the model has no linear or convolution layer with float32 weights")
 
