@@ -1,16 +1,31 @@
-"""Quantization: weights stored and used as integers."""
+"""Quantization: weights stored, or stored and used, in fewer bits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from autocompress import Method, hookimpl
+from autocompress_quantization.binary_weights import BinaryWeights
+from autocompress_quantization.embedding_low_bit import EmbeddingLowBit
 from autocompress_quantization.int8_dynamic import Int8Dynamic
+from autocompress_quantization.int8_qat import Int8QAT
 from autocompress_quantization.int8_weight_only import Int8WeightOnly
+from autocompress_quantization.low_bit_weights import LowBitWeights
+from autocompress_quantization.ternary_weights import TernaryWeights
 
-__all__ = ["Int8Dynamic", "Int8WeightOnly"]
+METHODS = (
+    Int8WeightOnly,
+    Int8Dynamic,
+    LowBitWeights,
+    EmbeddingLowBit,
+    Int8QAT,
+    BinaryWeights,
+    TernaryWeights,
+)
+
+__all__ = [method.__name__ for method in METHODS]
 
 
 @hookimpl
 def autocompress_methods() -> Iterable[Method]:
-    return [Int8WeightOnly(), Int8Dynamic()]
+    return [method() for method in METHODS]
