@@ -68,13 +68,13 @@ def _slots(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, int]]:
     """Name, layer, attribute and channels' dimension of each place of a weight."""
     for prefix, module in model.named_modules():
         for attribute in _attributes(module):
-            axis = 1 if isinstance(module, _TRANSPOSED) or _is_transformers_conv1d(module) else 0
+            axis = 1 if isinstance(module, _TRANSPOSED) or is_transformers_conv1d(module) else 0
             yield (f"{prefix}.{attribute}" if prefix else attribute), module, attribute, axis
 
 
 def _attributes(module: nn.Module) -> list[str]:
     """Names of a layer's weights; none of a layer of unknown kind."""
-    if isinstance(module, _PLAIN + _TRANSPOSED) or _is_transformers_conv1d(module):
+    if isinstance(module, _PLAIN + _TRANSPOSED) or is_transformers_conv1d(module):
         return ["weight"]
     if isinstance(module, nn.MultiheadAttention):
         return ["in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"]
@@ -85,7 +85,7 @@ def _attributes(module: nn.Module) -> list[str]:
     return []
 
 
-def _is_transformers_conv1d(module: nn.Module) -> bool:
+def is_transformers_conv1d(module: nn.Module) -> bool:
     """Whether it is the linear layer of GPT-2, whose weight is (in, out); transformers need not be there."""
     kinds = {(kind.__module__, kind.__name__) for kind in type(module).__mro__}
     return ("transformers.pytorch_utils", "Conv1D") in kinds
