@@ -33,7 +33,20 @@ METHODS = (
     MixedPrecision,
 )
 
-__all__ = [method.__name__ for method in METHODS]
+__all__ = [
+    "BinaryWeights",
+    "EmbeddingLowBit",
+    "Float16Storage",
+    "Fp8Dynamic",
+    "HalfPrecision",
+    "Int8Dynamic",
+    "Int8DynamicRecurrent",
+    "Int8QAT",
+    "Int8WeightOnly",
+    "LowBitWeights",
+    "MixedPrecision",
+    "TernaryWeights",
+]
 
 
 @hookimpl

@@ -51,7 +51,7 @@ class _Rounding(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         steps = self.grid.fit(weight)
         rounded = self.grid.dequantize(self.grid.quantize(weight, steps), steps).to(weight.dtype)
-        values: Tensor = _StraightThrough.apply(weight, rounded, self.clip)  # type: ignore[no-untyped-call]
+        values: Tensor = _StraightThrough.apply(weight, rounded, self.clip)
         return values
 
 

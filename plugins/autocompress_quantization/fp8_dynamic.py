@@ -17,7 +17,7 @@ _MULTIPLE = 16
 
 
 class Fp8Dynamic(LinearQuantization):
-    """Multiplies float8 weights by activations that are rounded row by row as they come, on CUDA GPUs from sm_89.
+    """Multiplies float8 weights by activations that are rounded as they come, each tensor with one scale, on CUDA GPUs from sm_89.
 
     Linear layers take a quarter of float32's bytes, in memory too. Keeps more of large and small values than int8 does;
     faster where matrices are large enough to fill the GPU. What else the model does stays in its own precision.
@@ -25,6 +25,7 @@ class Fp8Dynamic(LinearQuantization):
     """
 
     name = "fp8_dynamic"
+    needs_cuda = True
     max_output_error = 0.2
 
     def check(self, task: Task, target: Target) -> None:
@@ -32,9 +33,8 @@ class Fp8Dynamic(LinearQuantization):
             raise NotApplicable(f"{self.name} needs a CUDA GPU from sm_89, but the target is {target}")
         capability = torch.cuda.get_device_capability(target.torch_device)
         if capability < _ADA:
-            raise NotApplicable(
-                f"{self.name} needs a CUDA GPU from sm_89, but {target} is sm_{capability[0]}{capability[1]}"
-            )
+            found = "".join(map(str, capability))
+            raise NotApplicable(f"{self.name} needs a CUDA GPU from sm_89, but {target} is sm_{found}")
         super().check(task, target)
 
     def layers(self, model: nn.Module) -> list[str]:
@@ -49,8 +49,7 @@ class Fp8Dynamic(LinearQuantization):
 
     def config(self, plan: Plan, target: Target) -> Any:
         with quiet_import():
-            from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow
+            from torchao.quantization import Float8DynamicActivationFloat8WeightConfig
         return Float8DynamicActivationFloat8WeightConfig(
-            granularity=PerRow(),
             set_inductor_config=False,  # True would change settings of the whole process
         )

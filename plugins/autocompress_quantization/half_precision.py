@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map_only
 
 from autocompress import Choice, Method, NotApplicable, Parameter, Plan, Target, Task, Technique, Trait
 from autocompress.errors import first_line
-from autocompress.tensors import call
+from autocompress.tensors import call, to_device
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -38,9 +38,10 @@ class HalfPrecision(Method):
         model = task.trained_model()
         if not any(parameter.dtype == torch.float32 for parameter in model.parameters()):
             raise NotApplicable(f"{self.name} halves float32 weights, but this model has none")
+        device = target.torch_device
         try:
             with torch.no_grad():
-                call(_halved(model, torch.bfloat16), task.inputs(1))
+                call(_halved(model.to(device), torch.bfloat16), to_device(task.inputs(1), device))
         except Exception as error:  # the user's forward, or an operator that PyTorch lacks in this type
             raise NotApplicable(f"{self.name} needs a model that runs in 16 bits, but: {first_line(error)}") from error
 

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from autocompress import Method, NotApplicable, Plan, Target, Task, Technique, Trait
@@ -99,9 +98,9 @@ def _is_linear(module: nn.Module) -> bool:
 
 def _as_linear(layer: Any) -> nn.Linear:
     """nn.Linear for a Conv1D, whose weight is (in, out)."""
-    linear = nn.Linear(*layer.weight.shape, bias=False, device=layer.weight.device, dtype=layer.weight.dtype)
-    with torch.no_grad():
-        linear.weight.copy_(layer.weight.t())
+    linear = nn.Linear(1, 1, bias=False)
+    linear.in_features, linear.out_features = layer.weight.shape
+    linear.weight = nn.Parameter(layer.weight.detach().t().contiguous())
     linear.bias = layer.bias
     return linear.train(layer.training)
 

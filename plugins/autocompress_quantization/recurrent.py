@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 
 class Int8Recurrent(nn.Module):
-    """What nn.LSTM or nn.GRU computes at inference, by PyTorch's dynamic int8 kernels, with the same inputs and outputs.
+    """What nn.LSTM or nn.GRU computes at inference, by PyTorch's dynamic int8 kernels; called in the same way.
 
     The weights are buffers: `weight_*` int8 (gates * hidden, inputs) and `weight_*_scale` (gates * hidden,). What the
     kernels read is made of them at the first forward, and again when they were loaded anew.
