@@ -25,8 +25,6 @@ def data_folder() -> Path:
     return folder
 
 
-
-
 def member(wheel: Path, name: str) -> str:
     """A text file inside a wheel, which is a zip archive."""
     with zipfile.ZipFile(wheel) as archive:

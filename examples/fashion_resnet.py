@@ -9,13 +9,13 @@ trained in about ten minutes.
 
 from __future__ import annotations
 
+from baseline import data_folder, trained_weights
+from fashion_mnist import splits
 from torch import nn
 from torch.nn import functional
 from torchvision.models import resnet18  # type: ignore[import-untyped]
 
 import autocompress
-from baseline import data_folder, trained_weights
-from fashion_mnist import splits
 
 
 def gray_resnet() -> nn.Module:

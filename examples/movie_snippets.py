@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from baseline import data_folder, split, trained_weights
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 import autocompress
-from baseline import data_folder, split, trained_weights
 
 LENGTH = 48
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from baseline import data_folder, member, trained_weights, wheel_of
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 import autocompress
-from baseline import data_folder, member, trained_weights, wheel_of
 
 ITEMS, LENGTH, WINDOWS = 1683, 20, 60
 """Items count from 1, 0 is padding; a session is the last 20; at most that many windows of a user are trained on."""
@@ -40,9 +40,7 @@ class GRU4Rec(nn.Module):
 def histories(wheel: Path) -> list[list[int]]:
     """The items of each user, in the order of time."""
     lines = member(wheel, "recbole/dataset_example/ml-100k/ml-100k.inter").splitlines()[1:]
-    events = sorted(
-        (int(user), float(time), int(item)) for user, item, _, time in (line.split("\t") for line in lines)
-    )
+    events = sorted((int(user), float(time), int(item)) for user, item, _, time in (line.split("\t") for line in lines))
     users: dict[int, list[int]] = {}
     for user, _, item in events:
         users.setdefault(user, []).append(item)
