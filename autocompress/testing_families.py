@@ -1,6 +1,6 @@
 """A tiny trained model of every family that the methods must serve, each with data that can be learned.
 
-Kept apart from `testing_tasks` because some need `transformers` (`pip install autocompress[examples]`).
+Kept apart from `testing_tasks` because some need `transformers` (`pip install autocompress[transformers]`).
 """
 
 from __future__ import annotations
