@@ -143,7 +143,8 @@ class _Compression:
             if student is not None:
                 self.model, self.student = student, planned.plan["student"]
             self.model = method.reshape(self.model, planned.plan)
-            self._note(compare(before, self.model, method.name, "reshape"))
+            change = compare(before, self.model, method.name, "reshape")
+            self._note(replace(change, skipped=dict(method.skipped(self.model, planned.plan))))
         self.on_step("")
 
     def losses(self, epochs: int) -> list[Loss]:
