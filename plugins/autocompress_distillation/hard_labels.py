@@ -14,7 +14,7 @@ from autocompress.data import batches
 from autocompress_distillation.logits import WEIGHT, LogitLoss, LogitMethod
 from autocompress_distillation.memory import reads_the_same
 from autocompress_distillation.outputs import IGNORED, Lesson, Logits
-from autocompress_distillation.teacher import Teachers
+from autocompress_distillation.teacher import Teachers, has_unlabelled
 
 _COMPARED, _BATCH_SIZE = 64, 16
 
@@ -35,7 +35,7 @@ class HardLabels(LogitMethod):
     def check(self, task: Task, target: Target) -> None:
         """Raises NotApplicable without class logits, or when the teacher has nothing to add to the labels."""
         super().check(task, target)
-        if not task.unlabelled and reads_the_same(task) and _agrees(task):
+        if not has_unlabelled(task) and reads_the_same(task) and _agrees(task):
             raise NotApplicable(
                 f"{self.name} needs a teacher that says something else than the labels, but it agrees with those of"
                 f" {min(_COMPARED, len(task.train))} training samples, which are not augmented: give `unlabelled` data"

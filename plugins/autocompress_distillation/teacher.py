@@ -64,7 +64,7 @@ class TeacherLoss(Loss):
 
     def forward(self, inputs: Any, outputs: Any, targets: Any) -> Tensor:
         distance = self.teach(inputs, outputs, targets, self.rows)
-        if self.task.unlabelled and self._student:
+        if self._student and has_unlabelled(self.task):
             more = self._more(inputs)
             distance = (distance + self.teach(more, self._student(more), None, None)) / 2
         return self.weight * distance + self.own_weight * self.task.loss(outputs, targets)
@@ -84,10 +84,13 @@ class TeacherLoss(Loss):
         return to_device(next(self._unlabelled), example.device)
 
 
+def has_unlabelled(task: Task) -> bool:
+    return task.unlabelled is not None and len(task.unlabelled) > 0
+
+
 def unlabelled_batches(task: Task, batch_size: int) -> Iterator[Any]:
     """Batches of the unlabelled inputs without end, in an order that is new in each epoch and the same each time."""
-    if not task.unlabelled:
-        return
+    assert task.unlabelled is not None
     # The user's `collate` knows pairs only: any target will do.
     pairs = _Pairs(task.unlabelled, target=task.train[0][1])
     for epoch in itertools.count():
