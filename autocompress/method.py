@@ -85,7 +85,10 @@ class Loss(nn.Module):
     """Set before each batch: where its samples stand in the training data (B,), so that answers can be kept."""
 
     def attach(self, model: nn.Module) -> None:
-        """Called once, before the training, with the model that is trained: the place for hooks on its layers."""
+        """Called once, before the training, with the model that is trained: the place for hooks on its layers.
+
+        Here, and in `forward`, a loss may run models on the device: no latency is measured there meanwhile.
+        """
 
     def detach(self) -> None:
         """Called once, after the training: takes the hooks away."""

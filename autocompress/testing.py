@@ -133,7 +133,10 @@ class MethodContract:
         if loss is None:
             return
         inputs, targets = next(iter(batches(task.train, 16, collate=task.collate)))
-        value = loss.eval()(inputs, call(task.trained_model(), inputs), targets)
+        model = task.trained_model()
+        loss.eval().attach(model)
+        value = loss(inputs, call(model, inputs), targets)
+        loss.detach()
         assert value.shape == (), f"{method.name}: the loss must be a scalar, but is {tuple(value.shape)}"
         assert value.isfinite() and value.requires_grad, f"{method.name}: the loss must be finite and have a gradient"
 

@@ -39,13 +39,15 @@ def train(
 ) -> nn.Module:
     """The model after `recovery.epochs` of AdamW under a one-cycle schedule (Smith & Topin 2019), on `device`.
 
-    The loss is the sum of `losses`. Each step holds the device's lock shared, so that no latency is measured meanwhile.
+    The loss is the sum of `losses`. What runs a model holds the device's lock shared, so that no latency is measured
+    meanwhile: each step, and each loss when it is attached.
     Sets torch's global seed: the same call gives the same model.
     """
     model = model.to(device).train()
     for loss in losses:
         loss.to(device).eval().requires_grad_(False)
-        loss.attach(model)
+        with lock.shared():
+            loss.attach(model)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=recovery.learning_rate)
     steps = recovery.epochs * len(batch_rows(task.train, recovery.batch_size, shuffle=True))
