@@ -17,7 +17,7 @@ _MULTIPLE = 16
 
 
 class Fp8Dynamic(LinearQuantization):
-    """Multiplies float8 weights by activations that are rounded as they come, each tensor with one scale, on CUDA GPUs from sm_89.
+    """Multiplies float8 weights by activations rounded as they come, a scale per tensor, on CUDA GPUs from sm_89.
 
     Linear layers take a quarter of float32's bytes, in memory too. Keeps more of large and small values than int8 does;
     faster where matrices are large enough to fill the GPU. What else the model does stays in its own precision.
