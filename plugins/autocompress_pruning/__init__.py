@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from autocompress import Method, hookimpl
 from autocompress_pruning.magnitude import StructuredMagnitude
 from autocompress_pruning.random_control import StructuredRandom
+from autocompress_pruning.unstructured_magnitude import UnstructuredMagnitude
+from autocompress_pruning.unstructured_movement import UnstructuredMovement
 
-__all__ = ["StructuredMagnitude", "StructuredRandom"]
+__all__ = ["StructuredMagnitude", "StructuredRandom", "UnstructuredMagnitude", "UnstructuredMovement"]
 
 
 @hookimpl
 def autocompress_methods() -> Iterable[Method]:
-    return [StructuredMagnitude(), StructuredRandom()]
+    return [StructuredMagnitude(), StructuredRandom(), UnstructuredMagnitude(), UnstructuredMovement()]
