@@ -125,6 +125,8 @@ class Method:
     """How much `finalize` may change the outputs: the RMS of the difference by the RMS of the outputs; more fails."""
     reload_error: ClassVar[float] = 0.0
     """The same for a model that was saved and loaded: 0 is bit for bit, on the same machine."""
+    devices: ClassVar[frozenset[str]] = frozenset({"cpu", "cuda"})
+    """The kinds of device that it can work for; `check` raises NotApplicable for a target of another kind."""
     native_code: ClassVar[bool] = False
     """Whether its files hold machine code, which is loaded only when the user says that it may."""
 
