@@ -77,8 +77,8 @@ class MethodContract:
         assert isinstance(method.technique, Technique), f"{method.name}: technique must be a Technique"
 
     def test_is_applicable_to_a_task(self, method: Method) -> None:
-        if method.needs_cuda and not self.target.is_cuda:
-            pytest.skip(f"{method.name} needs a CUDA target")
+        if self.target.torch_device.type not in method.devices:
+            pytest.skip(f"{method.name} is for {', '.join(method.devices)}: run the contract with such a target")
         reasons = [
             reason for reason in (_reason(method, factory(), self.target) for factory in self.tasks.values()) if reason
         ]

@@ -25,7 +25,7 @@ class Fp8Dynamic(LinearQuantization):
     """
 
     name = "fp8_dynamic"
-    needs_cuda = True
+    devices = frozenset({"cuda"})
     max_output_error = 0.2
 
     def check(self, task: Task, target: Target) -> None:
