@@ -18,8 +18,7 @@ from autocompress.data import batches
 from autocompress.effect import outputs
 from autocompress.errors import first_line
 from autocompress.tensors import call
-from autocompress_pruning.narrowing import is_shared
-from autocompress_pruning.readers import replace, set_weight
+from autocompress_pruning.readers import is_shared, replace, set_weight
 
 SEEN_SAMPLES = 4096
 """Training samples, drawn at random, in which rows are counted."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypedDict
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from autocompress import Float, Method, NotApplicable, Parameter, Plan, Target, Task, Technique, Trait
 from autocompress.effect import output_error, outputs
 from autocompress.errors import first_line
-from autocompress_pruning.readers import cut, find_readers, replace
+from autocompress_pruning.readers import cut, find_readers, is_shared, replace
 from autocompress_pruning.replay import decode, encode
 from autocompress_pruning.scattered import Scattered
 
@@ -134,9 +133,3 @@ class ColumnPruning(Method, ABC):
         for reader, columns in narrowing["readers"].items():
             cut(model.get_submodule(reader), decode(columns))
         return replace(model, narrowing["layer"], narrow if narrowing["readers"] else self.scatter(narrow, layer, kept))
-
-
-def is_shared(model: nn.Module, layer: nn.Module) -> bool:
-    """Whether a weight of the layer has another name in the model: it is tied, or the layer stands in two places."""
-    uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
-    return any(uses[id(parameter)] > 1 for parameter in layer.parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def find_readers(model: nn.Module, scattered: str, inputs: Any) -> dict[str, str
     own = set(source.modules())
     seen: dict[str, set[str]] = {}
     for name, layer in model.named_modules():
-        if type(layer) in KINDS and layer not in own:
+        if type(layer) in KINDS and layer not in own and not is_shared(model, layer):
             layer.register_forward_pre_hook(lambda _, args, name=name: _note(args, seen.setdefault(name, set())))
     try:
         outputs(model, inputs)
@@ -78,3 +79,9 @@ def replace(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
         return layer
     model.set_submodule(name, layer)
     return model
+
+
+def is_shared(model: nn.Module, layer: nn.Module) -> bool:
+    """Whether a weight of the layer has another name in the model: it is tied, or the layer stands in two places."""
+    uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    return any(uses[id(parameter)] > 1 for parameter in layer.parameters())

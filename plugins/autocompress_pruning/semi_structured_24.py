@@ -13,8 +13,7 @@ from torch.nn import functional
 
 from autocompress import Method, NotApplicable, Plan, Schedule, Target, Task, Technique, Trait
 from autocompress.errors import first_line
-from autocompress_pruning.narrowing import is_shared
-from autocompress_pruning.readers import replace
+from autocompress_pruning.readers import is_shared, replace
 
 ROWS, COLUMNS = 32, 64
 """What a weight's shape must be multiples of for the kernels, in half precision."""
