@@ -18,7 +18,7 @@ from autocompress.data import batches
 from autocompress.effect import outputs
 from autocompress.errors import first_line
 from autocompress.tensors import call
-from autocompress_pruning.readers import is_shared, replace, set_weight
+from autocompress_pruning.readers import replace, same_tensors, set_weight, shared_parameters
 
 SEEN_SAMPLES = 4096
 """Training samples, drawn at random, in which rows are counted."""
@@ -79,6 +79,7 @@ class EmbeddingRows(Method):
         counts = count_rows(model, task)
         tables: dict[str, str] = {}
         left: dict[str, str] = {}
+        shared = shared_parameters(model)
         for name, count in counts.items():
             table = model.get_submodule(name)
             assert isinstance(table, nn.Embedding)
@@ -86,7 +87,7 @@ class EmbeddingRows(Method):
             if table.padding_idx is not None:
                 kept[table.padding_idx] = True
             rare = int((~kept).sum())
-            if is_shared(model, table):
+            if table.weight in shared:
                 left[name] = "shares its weight with another layer"
             elif not count.any():
                 left[name] = "is read in another way than by calling it"
@@ -101,7 +102,7 @@ class EmbeddingRows(Method):
     def _error(self, model: nn.Module, tables: Mapping[str, str], task: Task) -> str:
         """What the model says when it runs with these tables; nothing if it does."""
         try:
-            outputs(self.reshape(copy.deepcopy(model), {"tables": tables}), task.inputs(2))
+            outputs(self.reshape(same_tensors(model), {"tables": tables}), task.inputs(2))
         except Exception as error:  # the user's forward, which may want more of the table than rows
             return first_line(error)
         return ""
@@ -141,25 +142,30 @@ def count_rows(model: nn.Module, task: Task) -> dict[str, Tensor]:
     tables = {name: layer for name, layer in model.named_modules() if type(layer) is nn.Embedding}
     counts = {name: torch.zeros(table.num_embeddings, dtype=torch.long) for name, table in tables.items()}
     looked_up: list[str] = []
-    all_of_them: list[str] = []
+    last: list[str] = []
 
     def note(name: str, tokens: Tensor) -> None:
         counts[name] += torch.bincount(tokens.flatten(), minlength=len(counts[name]))
         looked_up.append(name)
-        if looked_up == all_of_them:
+        if looked_up == last:
             raise _Seen
+
+    def run(inputs: Any) -> None:
+        looked_up.clear()
+        with torch.no_grad(), contextlib.suppress(_Seen):
+            call(model, inputs)
 
     hooks = [
         table.register_forward_pre_hook(lambda _, args, name=name: note(name, args[0]))
         for name, table in tables.items()
     ]
     try:
-        for inputs in _training_inputs(task) if tables else ():
-            looked_up.clear()
-            with torch.no_grad(), contextlib.suppress(_Seen):
-                call(model, inputs)
-            if len(set(looked_up)) == len(looked_up):
-                all_of_them = list(looked_up)
+        run(task.inputs(2))
+        last = list(looked_up) if len(set(looked_up)) == len(looked_up) else []
+        for count in counts.values():
+            count.zero_()
+        for inputs in _training_inputs(task) if looked_up else ():
+            run(inputs)
     finally:
         for hook in hooks:
             hook.remove()

@@ -21,20 +21,26 @@ def find_readers(model: nn.Module, scattered: str, inputs: Any) -> dict[str, str
     """Linear and recurrent layers whose inputs hold columns of the scattered layer that are gone, as ranges of columns.
 
     What stands in those is only proposed: the columns may have been mixed with others on the way, or be read elsewhere.
+    Layers that share a weight are left out.
     """
-    model = copy.deepcopy(model)
     source = model.get_submodule(scattered)
     assert isinstance(source, Scattered)
-    source.fill = float("nan")
-    own = set(source.modules())
+    own, shared = set(source.modules()), shared_parameters(model)
     seen: dict[str, set[str]] = {}
-    for name, layer in model.named_modules():
-        if type(layer) in KINDS and layer not in own and not is_shared(model, layer):
-            layer.register_forward_pre_hook(lambda _, args, name=name: _note(args, seen.setdefault(name, set())))
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, args, name=name: _note(args, seen.setdefault(name, set())))
+        for name, layer in model.named_modules()
+        if type(layer) in KINDS and layer not in own and shared.isdisjoint(layer.parameters())
+    ]
+    source.fill = float("nan")
     try:
         outputs(model, inputs)
     except Exception:  # the user's forward, which may not like NaN
         return {}
+    finally:
+        source.fill = 0.0
+        for hook in hooks:
+            hook.remove()
     return {name: columns.pop() for name, columns in seen.items() if len(columns) == 1 and columns != {""}}
 
 
@@ -81,7 +87,13 @@ def replace(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
     return model
 
 
-def is_shared(model: nn.Module, layer: nn.Module) -> bool:
-    """Whether a weight of the layer has another name in the model: it is tied, or the layer stands in two places."""
-    uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
-    return any(uses[id(parameter)] > 1 for parameter in layer.parameters())
+def shared_parameters(model: nn.Module) -> set[nn.Parameter]:
+    """Parameters with several names in the model: tied, or of a layer that stands in two places."""
+    uses = Counter(parameter for _, parameter in model.named_parameters(remove_duplicate=False))
+    return {parameter for parameter, count in uses.items() if count > 1}
+
+
+def same_tensors(model: nn.Module) -> nn.Module:
+    """A copy of the model that holds the same tensors: its layers may be replaced and cut, which makes new ones."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from autocompress import Method, NotApplicable, Plan, Schedule, Target, Task, Technique, Trait
 from autocompress.errors import first_line
-from autocompress_pruning.readers import is_shared, replace
+from autocompress_pruning.readers import replace, shared_parameters
 
 ROWS, COLUMNS = 32, 64
 """What a weight's shape must be multiples of for the kernels, in half precision."""
@@ -144,7 +144,7 @@ def _unsuitable(model: nn.Module, layer: nn.Linear) -> str:
         return f"has a weight of {shape}, but the kernels need multiples of {ROWS} x {COLUMNS}"
     if "weight" not in layer._parameters:
         return "has a weight that is computed"
-    return "shares its weight with another layer" if is_shared(model, layer) else ""
+    return "shares its weight with another layer" if layer.weight in shared_parameters(model) else ""
 
 
 def _leave_fast_path(module: nn.Module) -> None:
