@@ -10,6 +10,7 @@ from autocompress_pruning.embedding_rows import EmbeddingRows
 from autocompress_pruning.magnitude import StructuredMagnitude
 from autocompress_pruning.random_control import StructuredRandom
 from autocompress_pruning.recurrent_units import RecurrentUnits
+from autocompress_pruning.semi_structured_24 import SemiStructured24
 from autocompress_pruning.unstructured_magnitude import UnstructuredMagnitude
 from autocompress_pruning.unstructured_movement import UnstructuredMovement
 
@@ -17,6 +18,7 @@ __all__ = [
     "EmbeddingColumns",
     "EmbeddingRows",
     "RecurrentUnits",
+    "SemiStructured24",
     "StructuredMagnitude",
     "StructuredRandom",
     "UnstructuredMagnitude",
@@ -34,4 +36,5 @@ def autocompress_methods() -> Iterable[Method]:
         EmbeddingRows(),
         UnstructuredMagnitude(),
         UnstructuredMovement(),
+        SemiStructured24(),
     ]
