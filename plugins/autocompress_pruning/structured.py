@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from autocompress import Choice, Float, Method, NotApplicable, Parameter, Plan, Target, Task, Technique, Trait
-from autocompress.tensors import call, map_tensors
+from autocompress.effect import outputs
 from autocompress_pruning.ranking import Scope, least_important
 from autocompress_pruning.replay import Removal, replay
 from autocompress_pruning.trace import Group, find_groups
+from autocompress_pruning.trial import largest_that_works
 
 FIXED = "its width is fixed by the model's own code"
 Choose = Callable[[Sequence[Group]], Mapping[str, list[int]]]
@@ -117,43 +118,15 @@ def _that_work(
     chosen: Mapping[str, list[int]],
     enough: int | None = None,
 ) -> dict[str, list[int]]:
-    """Those removals that the model runs without, all together; `enough` groups end the search.
+    """Those removals that the model runs without, all together, with its outputs' shapes kept.
 
-    Groups that fail (a width written into the model's code, a layer that is not understood) are found by halves.
+    Groups fail for a width written into the model's code, or a layer that Torch-Pruning does not understand.
     """
-    shapes = _shapes(model, inputs)
-    working: dict[str, list[int]] = {}
+    shapes = [tensor.shape for tensor in outputs(model, inputs)]
 
-    def add(roots: list[str]) -> None:
-        if not roots or (enough is not None and len(working) >= enough):
-            return
-        candidate = working | {root: chosen[root] for root in roots}
-        if _runs(model, inputs, _removals(groups, candidate), shapes):
-            working.update(candidate)
-        elif len(roots) > 1:
-            add(roots[: len(roots) // 2])
-            add(roots[len(roots) // 2 :])
+    def works(roots: Sequence[str]) -> bool:
+        pruned = replay(copy.deepcopy(model), _removals(groups, {root: chosen[root] for root in roots}))
+        emptied = any(tensor.numel() == 0 for tensor in pruned.parameters())
+        return not emptied and [tensor.shape for tensor in outputs(pruned, inputs)] == shapes
 
-    add(list(chosen))
-    return working
-
-
-def _runs(model: nn.Module, inputs: Any, removals: Sequence[Removal], shapes: list[torch.Size]) -> bool:
-    try:
-        pruned = replay(copy.deepcopy(model), removals)
-        return all(tensor.numel() for tensor in pruned.parameters()) and _shapes(pruned, inputs) == shapes
-    except Exception:  # the user's forward, or Torch-Pruning, at a width that they cannot have
-        return False
-
-
-def _shapes(model: nn.Module, inputs: Any) -> list[torch.Size]:
-    """Shapes of all output tensors, in order."""
-    shapes: list[torch.Size] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        shapes.append(tensor.shape)
-        return tensor
-
-    with torch.no_grad():
-        map_tensors(note, call(copy.deepcopy(model).eval(), inputs))
-    return shapes
+    return {root: chosen[root] for root in largest_that_works(list(chosen), works, enough)}
