@@ -132,7 +132,9 @@ class SplitAttention(nn.Module):
         self.head_dim, self.dropout, self.batch_first = source.head_dim, source.dropout, source.batch_first
         together = source.in_proj_weight
         weights = (
-            (source.q_proj_weight, source.k_proj_weight, source.v_proj_weight) if together is None else together.chunk(3)
+            (source.q_proj_weight, source.k_proj_weight, source.v_proj_weight)
+            if together is None
+            else together.chunk(3)
         )
         biases = (None, None, None) if source.in_proj_bias is None else source.in_proj_bias.chunk(3)
         self.q_proj, self.k_proj, self.v_proj = (

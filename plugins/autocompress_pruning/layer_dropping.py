@@ -23,7 +23,7 @@ class LayerDropping(Method):
 
     A block is a module with layers of its own, in an `nn.ModuleList` or `nn.Sequential`, that gives a tensor of the
     shape that it takes; so what comes before it can go straight to what comes after. Saves time on every device, as no
-    pruning of channels does, and needs recovery; each list keeps a block. Blocks are ranked once, by the change of the
+    pruning of channels does, and needs recovery; no list is emptied. Blocks are ranked once, by the change of the
     model's outputs when each one alone is passed by.
     Fan et al. 2020, "Reducing Transformer Depth on Demand with Structured Dropout"; Men et al. 2024, "ShortGPT: Layers
     in Large Language Models are More Redundant Than You Expect".
@@ -43,10 +43,10 @@ class LayerDropping(Method):
     def check(self, task: Task, target: Target) -> None:
         """Raises NotApplicable if there is no block to spare."""
         model, inputs = task.trained_model(), task.inputs(2)
-        if not _that_work(model, inputs, _spare(blocks(model, inputs)), enough=1):
+        if not _that_work(model, inputs, _spare(model, blocks(model, inputs)), enough=1):
             raise NotApplicable(
                 f"{self.name} drops blocks, modules with layers of their own that give the shape that they take, from an"
-                " nn.ModuleList or nn.Sequential with two of them or more, but this model has none that can go"
+                " nn.ModuleList or nn.Sequential that is not emptied by it, but this model has none that can go"
             )
 
     def decide(self, model: nn.Module, params: Mapping[str, Any], task: Task) -> Plan:
@@ -55,7 +55,7 @@ class LayerDropping(Method):
         found = blocks(model, inputs)
         changes = _changes(model, found, list(task.calibration_inputs(params["samples"], _BATCH)))
         ordered = sorted(found, key=lambda name: changes[name])
-        spare = _spare(ordered)[: max(1, round(params["ratio"] * len(found)))]
+        spare = _spare(model, ordered)[: max(1, round(params["ratio"] * len(found)))]
         working = _that_work(model, inputs, spare)
         return {"dropped": sorted(working), "fixed": sorted(set(spare) - set(working))}
 
@@ -111,10 +111,15 @@ def _container(model: nn.Module, name: str) -> nn.Module:
     return model.get_submodule(name.rpartition(".")[0])
 
 
-def _spare(names: Sequence[str]) -> list[str]:
-    """All but the last block of each list, in the given order."""
+def _spare(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """Those that can go, in the given order: of a list that holds nothing else with weights, the last one stays."""
     last = {name.rpartition(".")[0]: name for name in names}
-    return [name for name in names if last[name.rpartition(".")[0]] != name]
+    stay = set()
+    for container, name in last.items():
+        weighty = [True for child in model.get_submodule(container).children() if any(True for _ in child.parameters())]
+        if len(weighty) == sum(other.rpartition(".")[0] == container for other in names):
+            stay.add(name)
+    return [name for name in names if name not in stay]
 
 
 def _changes(model: nn.Module, names: Sequence[str], batches: Sequence[Any]) -> dict[str, float]:
@@ -124,7 +129,9 @@ def _changes(model: nn.Module, names: Sequence[str], batches: Sequence[Any]) -> 
     changes = {}
     for name in names:
         with _passed_by(probe.get_submodule(name)):
-            errors = [output_error(outputs(probe, inputs), told) for inputs, told in zip(batches, expected, strict=True)]
+            errors = [
+                output_error(outputs(probe, inputs), told) for inputs, told in zip(batches, expected, strict=True)
+            ]
         changes[name] = sum(errors) / len(errors)
     return changes
 

@@ -45,9 +45,7 @@ def least_important(
     return {group.root: _lowest(group, places[group.root], gone[group.root]) for group in ranked if gone[group.root]}
 
 
-def _shares(
-    groups: Sequence[Group], places: Mapping[str, Tensor], ratio: float, scope: Scope
-) -> dict[str, float]:
+def _shares(groups: Sequence[Group], places: Mapping[str, Tensor], ratio: float, scope: Scope) -> dict[str, float]:
     """The share of each group's channels that is to go."""
     if scope == Scope.UNIFORM:
         return {group.root: ratio for group in groups}
