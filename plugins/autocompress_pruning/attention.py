@@ -205,10 +205,10 @@ def _added(mask: Tensor, like: Tensor) -> Tensor:
     return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask, float("-inf"))
 
 
-def _attention(module: nn.Module, name: str, names: tuple[str, str, str, str]) -> Attention | None:
+def _attention(module: nn.Module, path: str, names: tuple[str, str, str, str]) -> Attention | None:
     """None where a layer is missing, or the widths of the layers do not make whole heads."""
-    layers = [_submodule(module, layer) for layer in names]
-    if not all(isinstance(layer, linear_types()) for layer in layers):
+    layers = [layer for layer in (_submodule(module, name) for name in names) if isinstance(layer, linear_types())]
+    if len(layers) < len(names):
         return None
     queries, keys, _, output = layers
     inner = widths(output)[0]
@@ -218,8 +218,8 @@ def _attention(module: nn.Module, name: str, names: tuple[str, str, str, str]) -
     head = _number(owner, HEAD_WIDTHS) or inner // (_number(owner, HEAD_COUNTS) or inner)
     if widths(queries)[1] != (3 * inner if together else inner) or inner % key_width or key_width % head:
         return None
-    prefix = f"{name}." if name else ""
-    return Attention(name, *(prefix + layer for layer in names), inner // head, key_width // head, head)
+    paths = [f"{path}.{layer}" if path else layer for layer in names]
+    return Attention(path, paths[0], paths[1], paths[2], paths[3], inner // head, key_width // head, head)
 
 
 def _submodule(module: nn.Module, name: str) -> nn.Module | None:

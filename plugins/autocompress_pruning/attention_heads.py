@@ -62,8 +62,9 @@ class AttentionHeads(Method):
     def check(self, task: Task, target: Target) -> None:
         """Raises NotApplicable if there is no attention with a head to spare."""
         model = task.trained_model()
-        first = {heads.name: [0] for heads in _heads(model)}
-        if not _that_work(model, task.inputs(2), first, enough=1):
+        # Of attentions of one type either all can lose a head or none.
+        first = {type(model.get_submodule(heads.name)): heads.name for heads in _heads(model)}
+        if not _that_work(model, task.inputs(2), {name: [0] for name in first.values()}, enough=1):
             raise NotApplicable(
                 f"{self.name} removes heads from nn.MultiheadAttention and from attention made of linear layers,"
                 " but this model has none with two heads or more that can lose one"

@@ -53,12 +53,12 @@ class _Pruner(tp.pruner.function.BasePruningFunc):  # type: ignore[misc]  # unty
 class Conv1DPruner(_Pruner):
     """transformers' Conv1D: weight (in, out), bias (out,)."""
 
-    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> nn.Module:
+    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
         self._keep(layer, "bias", idxs, 0)
         layer.nf = self._keep(layer, "weight", idxs, 1)
         return layer
 
-    def prune_in_channels(self, layer: Any, idxs: Sequence[int]) -> nn.Module:
+    def prune_in_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
         layer.nx = self._keep(layer, "weight", idxs, 0)
         return layer
 
@@ -72,7 +72,7 @@ class Conv1DPruner(_Pruner):
 class RMSNormPruner(_Pruner):
     """nn.RMSNorm over the last dimension."""
 
-    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> nn.Module:
+    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
         if layer.weight is not None:
             self._keep(layer, "weight", idxs, -1)
         layer.normalized_shape = (*layer.normalized_shape[:-1], layer.normalized_shape[-1] - len(idxs))
@@ -89,10 +89,10 @@ class RMSNormPruner(_Pruner):
 class RecurrentPruner(_Pruner):
     """What recurrent layers take; the units that they are made of stay."""
 
-    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> nn.Module:
+    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
         raise NotImplementedError("the units of a recurrent layer are no channels")
 
-    def prune_in_channels(self, layer: Any, idxs: Sequence[int]) -> nn.Module:
+    def prune_in_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
         for name in input_weights(layer):
             layer.input_size = self._keep(layer, name, idxs, 1)
         return layer

@@ -73,7 +73,7 @@ def _bundles(groups: Sequence[Group], sizes: Mapping[str, Tensor], evaluations: 
         order = torch.argsort(sizes[group.root].view(group.blocks, places).mean(dim=0), stable=True)
         bundles[group.root] = [
             [block * places + place for block in range(group.blocks) for place in bundle]
-            for bundle in (part.tolist() for part in order.split(together))
+            for bundle in (part.tolist() for part in order.tensor_split(range(together, places, together)))
         ]
     return bundles
 

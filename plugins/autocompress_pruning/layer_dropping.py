@@ -45,8 +45,8 @@ class LayerDropping(Method):
         model, inputs = task.trained_model(), task.inputs(2)
         if not _that_work(model, inputs, _spare(model, blocks(model, inputs)), enough=1):
             raise NotApplicable(
-                f"{self.name} drops blocks, modules with layers of their own that give the shape that they take, from an"
-                " nn.ModuleList or nn.Sequential that is not emptied by it, but this model has none that can go"
+                f"{self.name} drops blocks, modules with layers of their own that give the shape that they take, from"
+                " an nn.ModuleList or nn.Sequential that is not emptied by it, but this model has none that can go"
             )
 
     def decide(self, model: nn.Module, params: Mapping[str, Any], task: Task) -> Plan:
@@ -67,7 +67,10 @@ class LayerDropping(Method):
 
 
 def blocks(model: nn.Module, inputs: Any) -> list[str]:
-    """Names of the outermost blocks: called once, giving a tensor of the shape of the first one that they take."""
+    """Names of the blocks: called once, giving a tensor of the shape of the first one that they take.
+
+    Of blocks within blocks the outermost, but not lists of blocks (a stage).
+    """
     names = [
         f"{name}.{child}" if name else child
         for name, module in model.named_modules()
@@ -90,6 +93,8 @@ def blocks(model: nn.Module, inputs: Any) -> list[str]:
     with torch.no_grad():
         call(probe, inputs)
     fitting = [name for name in names if calls[name] == [True]]
+    stages = {name.rpartition(".")[0] for name in fitting}
+    fitting = [name for name in fitting if name not in stages]
     return [name for name in fitting if not any(name.startswith(f"{other}.") for other in fitting)]
 
 
@@ -129,10 +134,8 @@ def _changes(model: nn.Module, names: Sequence[str], batches: Sequence[Any]) -> 
     changes = {}
     for name in names:
         with _passed_by(probe.get_submodule(name)):
-            errors = [
-                output_error(outputs(probe, inputs), told) for inputs, told in zip(batches, expected, strict=True)
-            ]
-        changes[name] = sum(errors) / len(errors)
+            found = [outputs(probe, inputs) for inputs in batches]
+        changes[name] = sum(map(output_error, found, expected)) / len(found)
     return changes
 
 

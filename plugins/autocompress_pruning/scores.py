@@ -46,9 +46,8 @@ def _parts(model: nn.Module, group: Group, importance: Importance) -> Iterator[T
         for part in slices(module, member.into, member.indices):
             weights = None if part.is_bias else importance(module, part.parameter)
             if weights is not None:
-                channels = (
-                    weights.movedim(part.dimension, 0).reshape(weights.shape[part.dimension], -1).sum(dim=1)
-                )  # (channels of the layer,)
+                rest = [dimension for dimension in range(weights.dim()) if dimension != part.dimension]
+                channels = weights.sum(dim=rest) if rest else weights  # (channels of the layer,)
                 roots = torch.tensor(member.roots)
                 yield torch.zeros(group.size).index_add_(0, roots, channels[part.indices].float())
 

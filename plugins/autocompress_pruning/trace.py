@@ -155,7 +155,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 def _joined(values: Sequence[Tensor], sources: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The values, as if one step had made them of the sources."""
-    made: tuple[Tensor, ...] = _Join.apply(len(values), *(value.detach() for value in values), *sources)  # type: ignore[no-untyped-call]
+    made: tuple[Tensor, ...] = _Join.apply(len(values), *(value.detach() for value in values), *sources)
     return made
 
 

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+_TRIALS = 64
+
 
 def largest_that_works(
     items: Sequence[str], works: Callable[[Sequence[str]], bool], enough: int | None = None
 ) -> list[str]:
-    """Items that work all together: those that do not are found by halves. `enough` of them end the search.
+    """Items that work all together: those that do not are found by halves, in no more than `_TRIALS` trials.
+
+    `enough` of them end the search.
 
     `works` runs the user's model at widths that it may not have: what it raises means no.
     """
     found: list[str] = []
+    trials = 0
 
     def add(part: Sequence[str]) -> None:
-        if not part or (enough is not None and len(found) >= enough):
+        nonlocal trials
+        if not part or trials == _TRIALS or (enough is not None and len(found) >= enough):
             return
+        trials += 1
         if _tried(works, [*found, *part]):
             found.extend(part)
         elif len(part) > 1:
