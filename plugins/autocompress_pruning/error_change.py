@@ -25,7 +25,7 @@ class StructuredErrorChange(StructuredPruning):
     """Removes the channels without which the loss changes least, measured by leaving them out.
 
     The truth that `structured_taylor` and `structured_hessian` estimate, for one channel at a time, at the price of a
-    forward pass each. Where there are more channels than `evaluations`, those of like size are left out together.
+    forward pass each; a channel without which the loss falls goes first. Where there are more channels than `evaluations`, those of like size are left out together.
     Good for small models and few channels; slow for large ones, where the estimates do as well.
     Mozer and Smolensky 1989, "Skeletonization"; ablation as Morcos et al. 2018, "On the Importance of Single
     Directions for Generalization".
@@ -70,10 +70,10 @@ def _bundles(groups: Sequence[Group], sizes: Mapping[str, Tensor], evaluations: 
     bundles = {}
     for group in groups:
         places = group.size // group.blocks
-        order = torch.argsort(sizes[group.root].view(group.blocks, places).mean(dim=0), stable=True)
+        order = torch.argsort(sizes[group.root].view(group.blocks, places).mean(dim=0), stable=True).tolist()
         bundles[group.root] = [
-            [block * places + place for block in range(group.blocks) for place in bundle]
-            for bundle in (part.tolist() for part in order.tensor_split(range(together, places, together)))
+            [block * places + place for block in range(group.blocks) for place in order[first : first + together]]
+            for first in range(0, places, together)
         ]
     return bundles
 
