@@ -59,8 +59,8 @@ class Interface:
         """The tensors of a call, in order. Raises TypeError for a call unlike that of the data."""
         if args and kwargs:
             raise TypeError("inputs must be all positional or all by name")
-        single = not kwargs and "tuple" not in self.inputs
-        return flatten(self.inputs, args[0] if single and len(args) == 1 else kwargs or args)
+        single = len(args) == 1 and "tuple" not in self.inputs
+        return flatten(self.inputs, args[0] if single else kwargs or args)
 
     def nested(self, tensors: Iterable[Tensor]) -> Any:
         """What the model gives, of its output tensors in order."""

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from autocompress import Method, hookimpl
 from autocompress_quantization.int8_dynamic import Int8Dynamic
 from autocompress_quantization.int8_weight_only import Int8WeightOnly
+from autocompress_quantization.onnx_int8_dynamic import OnnxInt8Dynamic
+from autocompress_quantization.onnx_int8_static import OnnxInt8Static
 
-__all__ = ["Int8Dynamic", "Int8WeightOnly"]
+__all__ = ["Int8Dynamic", "Int8WeightOnly", "OnnxInt8Dynamic", "OnnxInt8Static"]
 
 
 @hookimpl
 def autocompress_methods() -> Iterable[Method]:
-    return [Int8WeightOnly(), Int8Dynamic()]
+    return [Int8WeightOnly(), Int8Dynamic(), OnnxInt8Static(), OnnxInt8Dynamic()]
