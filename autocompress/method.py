@@ -67,6 +67,10 @@ class NotApplicable(AutocompressError):
     """Raised by `Method.check`: the method can do nothing for this task, and why, in words."""
 
 
+class NotForTarget(NotApplicable):
+    """The same, where the reason is the target and not the task: on another device or batch it could do something."""
+
+
 class NoEffect(AutocompressError):
     """A step changed nothing that ships; the trial ends as `failed:no_effect`."""
 
