@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autocompress import Method, NotApplicable, Plan, Schedule, Target, Task, Technique, Trait
+from autocompress import Method, NotApplicable, NotForTarget, Plan, Schedule, Target, Task, Technique, Trait
 from autocompress.errors import first_line
 from autocompress_pruning.readers import replace, shared_parameters
 
@@ -30,7 +30,6 @@ class SemiStructured24(Method):
 
     name = "semi_structured_24"
     technique = Technique.PRUNING
-    devices = frozenset({"cuda"})
     gives = frozenset({Trait.SPARSE, Trait.QUANTIZED, Trait.HALF})
     refuses = frozenset({Trait.PRUNED, Trait.SPARSE, Trait.PACKED})
     max_output_error = 0.02
@@ -38,7 +37,7 @@ class SemiStructured24(Method):
     def check(self, task: Task, target: Target) -> None:
         """Raises NotApplicable without a GPU that has the kernels, or if no layer has a shape for them."""
         if not target.is_cuda:
-            raise NotApplicable(
+            raise NotForTarget(
                 f"{self.name} needs the sparse tensor cores of an Nvidia GPU, but the target is {target}:"
                 " on a CPU two zeros of four save no time, and `unstructured_magnitude` saves more bytes"
             )
@@ -177,4 +176,4 @@ def check_kernels(target: Target) -> None:
     try:
         functional.linear(weight.flatten(1), compress(weight.flatten(1)))
     except RuntimeError as error:
-        raise NotApplicable(f"2:4 sparsity needs kernels that {target} does not have: {first_line(error)}") from None
+        raise NotForTarget(f"2:4 sparsity needs kernels that {target} does not have: {first_line(error)}") from None
