@@ -77,6 +77,8 @@ class MethodContract:
         assert isinstance(method.technique, Technique), f"{method.name}: technique must be a Technique"
 
     def test_is_applicable_to_a_task(self, method: Method) -> None:
+        if self.target.torch_device.type not in method.devices:
+            pytest.skip(f"{method.name} is for {', '.join(method.devices)}: run the contract with such a target")
         reasons = [
             reason for reason in (_reason(method, factory(), self.target) for factory in self.tasks.values()) if reason
         ]
@@ -131,7 +133,10 @@ class MethodContract:
         if loss is None:
             return
         inputs, targets = next(iter(batches(task.train, 16, collate=task.collate)))
-        value = loss.eval()(inputs, call(task.trained_model(), inputs), targets)
+        model = task.trained_model()
+        loss.eval().attach(model)
+        value = loss(inputs, call(model, inputs), targets)
+        loss.detach()
         assert value.shape == (), f"{method.name}: the loss must be a scalar, but is {tuple(value.shape)}"
         assert value.isfinite() and value.requires_grad, f"{method.name}: the loss must be finite and have a gradient"
 
