@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ class QuantizationAware(PackedWeights):
         return super().restore(_without_rounding(model), plan, target)
 
     def skipped(self, model: nn.Module, plan: Plan) -> Mapping[str, str]:
-        return super().skipped(_without_rounding(model), plan)
+        return super().skipped(_without_rounding(copy.deepcopy(model)), plan)
 
 
 class _Rounding(nn.Module):
