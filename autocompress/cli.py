@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.table import Table
 import autocompress
 from autocompress import report
 from autocompress.budget import Budget
-from autocompress.errors import AutocompressError
+from autocompress.errors import AutocompressError, RunError
 from autocompress.run import Run
 from autocompress.task_reference import load_task
 
@@ -60,25 +61,26 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Search for compressed models; the same command again continues the run."""
-    run = autocompress.search(
-        load_task(task),
-        space=space,
-        limits=limit,
-        budget=Budget.parse(
-            {
-                "trials": 50 if trials is None and hours is None else trials,
-                "hours": hours,
-                "minutes_per_trial": minutes_per_trial,
-            },
-            "budget",
-        ),
-        target=target,
-        name=name,
-        runs=runs,
-        workers=workers,
-        latency_seconds=latency_seconds,
-        seed=seed,
-    )
+    with contextlib.redirect_stdout(sys.stderr):  # what the user's code prints is no part of the result
+        run = autocompress.search(
+            load_task(task),
+            space=space,
+            limits=limit,
+            budget=Budget.parse(
+                {
+                    "trials": 50 if trials is None and hours is None else trials,
+                    "hours": hours,
+                    "minutes_per_trial": minutes_per_trial,
+                },
+                "budget",
+            ),
+            target=target,
+            name=name,
+            runs=runs,
+            workers=workers,
+            latency_seconds=latency_seconds,
+            seed=seed,
+        )
     _show(report.as_data(run), as_json, lambda: report.print_result(run, report.output()))
 
 
@@ -99,6 +101,8 @@ def best(
     """The model of a run that fits the limits best; other limits need no new search."""
     found = Run(run)
     chosen = found.best(limit)
+    if not chosen.path.is_dir():
+        raise RunError(f"{chosen.path} is missing: the trial was scored, but its model is gone")
     if save is not None:
         chosen.save(save)
     _show(report.best_data(found, chosen), as_json, lambda: report.print_best(found, chosen, report.output()))

@@ -12,7 +12,7 @@ from autocompress.effect import Change, Snapshot, byte_count, compare, output_er
 from autocompress.errors import InvalidInput, did_you_mean
 from autocompress.leaves import leaves
 from autocompress.measure.device import DeviceLock, Target
-from autocompress.method import Loss, Method, NoEffect, OutputsDiffer, Plan
+from autocompress.method import Loss, Method, NoEffect, OutputsDiffer, Plan, Schedule
 from autocompress.parameters import Parameter
 from autocompress.plugins import Registry
 from autocompress.recipe import Recipe, Step
@@ -118,7 +118,10 @@ def compress(
     if recipe.recovery.epochs:
         lock = DeviceLock(target)
         terms = losses or [TaskLoss(task.loss)]
-        work.model = train(work.model, terms, task, recipe.recovery, device=target.torch_device, seed=seed, lock=lock)
+        work.model = train(
+            work.model, terms, task, recipe.recovery,
+            device=target.torch_device, seed=seed, lock=lock, schedules=work.schedules(),
+        )  # fmt: skip
     work.finalize()
     return Compressed(work.model.eval(), tuple(work.steps), work.student, tuple(work.changes))
 
@@ -143,7 +146,8 @@ class _Compression:
             if student is not None:
                 self.model, self.student = student, planned.plan["student"]
             self.model = method.reshape(self.model, planned.plan)
-            self._note(compare(before, self.model, method.name, "reshape"))
+            change = compare(before, self.model, method.name, "reshape")
+            self._note(replace(change, skipped=dict(method.skipped(self.model, planned.plan))))
         self.on_step("")
 
     def losses(self, epochs: int) -> list[Loss]:
@@ -159,6 +163,18 @@ class _Compression:
                 self._effective.add(step.method.name)
             elif not step.method.overrides("finalize", "pack"):
                 self._check_effect(step)
+        self.on_step("")
+        return found
+
+    def schedules(self) -> list[Schedule]:
+        """What methods do to the model from step to step of its training."""
+        self.model = self.model.to(self.target.torch_device)
+        found = []
+        for step in self.steps:
+            self.on_step(step.method.name)
+            schedule = step.method.schedule(self.model, step.plan)
+            if schedule is not None:
+                found.append(schedule)
         self.on_step("")
         return found
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate
 
 
@@ -51,6 +54,35 @@ def take(data: Samples, count: int, collate: Any = None) -> Any:
     rows = [index % len(data) for index in range(count)]
     inputs, _ = next(iter(batches(Subset(data, rows), count, collate=collate)))  # type: ignore[arg-type]
     return inputs
+
+
+def data_digest(data: Samples, samples: int = 32) -> str:
+    """SHA-256 of samples spread over the data set; empty when they differ each time they are read."""
+    rows = [index * len(data) // samples for index in range(samples)]
+    first, second = (_digest([data[row] for row in rows]) for _ in range(2))
+    return first if first == second else ""
+
+
+def _digest(value: Any) -> str:
+    """Of nested tensors, arrays and plain values; of anything else its type alone."""
+    digest = hashlib.sha256()
+
+    def note(leaf: Any) -> None:
+        if isinstance(leaf, Mapping):
+            note([*leaf.items()])
+        elif isinstance(leaf, tuple | list):
+            for item in leaf:
+                note(item)
+        elif isinstance(leaf, Tensor):
+            digest.update(leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        elif hasattr(leaf, "__array__"):
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+        else:
+            plain = isinstance(leaf, str | bytes | int | float | bool | None)
+            digest.update(repr(leaf if plain else type(leaf)).encode())
+
+    note(value)
+    return digest.hexdigest()
 
 
 def _collate(samples: list[Any]) -> Any:

@@ -16,7 +16,7 @@ that are stored in fewer bits than they run with (`pack`, `unpack`), and a model
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 Plan = dict[str, Any]
 """What a method decided, as JSON: which channels, ranks, bits. It must not hold weights."""
+
+Schedule = Callable[[float], None]
+"""Hears before each training step which share of the training is done, and 1.0 after the last one."""
 
 API_VERSION = 1
 """The version of this contract. A plugin module may say which it was written for: `autocompress_api = 1`."""
@@ -67,6 +70,10 @@ class NotApplicable(AutocompressError):
     """Raised by `Method.check`: the method can do nothing for this task, and why, in words."""
 
 
+class NotForTarget(NotApplicable):
+    """The same, where the reason is the target and not the task: on another device or batch it could do something."""
+
+
 class NoEffect(AutocompressError):
     """A step changed nothing that ships; the trial ends as `failed:no_effect`."""
 
@@ -85,7 +92,10 @@ class Loss(nn.Module):
     """Set before each batch: where its samples stand in the training data (B,), so that answers can be kept."""
 
     def attach(self, model: nn.Module) -> None:
-        """Called once, before the training, with the model that is trained: the place for hooks on its layers."""
+        """Called once, before the training, with the model that is trained: the place for hooks on its layers.
+
+        Here, and in `forward`, a loss may run models on the device: no latency is measured there meanwhile.
+        """
 
     def detach(self) -> None:
         """Called once, after the training: takes the hooks away."""
@@ -152,6 +162,14 @@ class Method:
         """The training loss, if the method brings one. It takes the place of the task's own loss."""
         return None
 
+    def schedule(self, model: nn.Module, plan: Plan) -> Schedule | None:
+        """What happens to the model from step to step of the training (a mask that grows), if anything does.
+
+        Called once before the training, with the model on its device. What it gives may change parameters in place;
+        the gradients of the step before are still there. It is called in no recipe without training.
+        """
+        return None
+
     def finalize(self, model: nn.Module, plan: Plan, task: Task, target: Target) -> nn.Module:
         """Makes what ships, after training, for the target's device: quantized, compiled, exported."""
         return model
@@ -178,7 +196,7 @@ class Method:
     @property
     def needs_training(self) -> bool:
         """Whether it takes part before or while training, so that the recipe needs a recovery."""
-        return self.overrides("reshape", "loss", "student")
+        return self.overrides("reshape", "loss", "schedule", "student")
 
     def overrides(self, *functions: str) -> bool:
         """Whether it has its own version of any of these parts of the contract."""

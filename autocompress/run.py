@@ -150,7 +150,7 @@ class Run:
         for number, (recipe, outcome) in self.all_trials.items():
             if recipe == Recipe() and outcome.scored:
                 return self.trial(number)
-        raise RunError(f"{self.path} has no scored baseline yet: let the search run")
+        raise RunError(f"{self.path} has no scored baseline yet: let the search run, and longer if its hours ended")
 
     @functools.cached_property
     def test_scores(self) -> dict[int, dict[str, float]]:
@@ -158,7 +158,10 @@ class Run:
         file = self.path / TEST_FILE
         if not file.is_file():
             return {}
-        return {int(number): scores for number, scores in json.loads(file.read_text(encoding="utf-8")).items()}
+        try:
+            return {int(number): scores for number, scores in json.loads(file.read_text(encoding="utf-8")).items()}
+        except (OSError, ValueError, AttributeError) as error:
+            raise RunError(f"{file} is not readable: {first_line(error)}; without it they are scored again") from None
 
     @property
     def trials(self) -> pd.DataFrame:

@@ -136,14 +136,16 @@ def bind(space: SearchSpace, task: Task, registry: Registry, target: Target) -> 
         method = registry.get(name)
         try:
             method.check(task, target)
+            declared = method.search_space(task)
         except NotApplicable as reason:
             left_out[name] = str(reason)
             continue
         except Exception as error:  # a plugin's code
-            left_out[name] = f"its check failed: {first_line(error)}"
+            release = registry.plugin_of(name).release
+            left_out[name] = f"its check or search space failed, of {release}: {first_line(error)}"
             continue
         narrowed = (space.methods or {}).get(name) or {}
-        parameters[name] = _narrow_all(f"method {name!r}", method.search_space(task), narrowed)
+        parameters[name] = _narrow_all(f"method {name!r}", declared, narrowed)
     chosen = [registry.get(name) for name in parameters]
     return BoundSpace(
         parameters,

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader, Subset
 
-from autocompress.data import Samples, batches, take
+from autocompress.data import Samples, batches, data_digest, take
 from autocompress.errors import InvalidInput, did_you_mean, first_line
 from autocompress.leaves import leaves
 from autocompress.metric import ACCURACY, Metric
@@ -62,8 +62,12 @@ class Task:
     name: str = "task"
 
     def __post_init__(self) -> None:
-        if not self.metrics:
-            raise InvalidInput("a task has at least one metric, but `metrics` is empty")
+        if not self.metrics or isinstance(self.metrics, Metric):
+            got = "is empty" if not self.metrics else "is a single one: put it in a tuple"
+            raise InvalidInput(f"a task has at least one metric, but `metrics` {got}")
+        for metric in self.metrics:
+            if not isinstance(metric, Metric):
+                raise InvalidInput(f"metrics are autocompress.Metric, but got {type(metric).__name__}")
         names = [metric.name for metric in self.metrics]
         if len(set(names)) < len(names):
             raise InvalidInput(f"metrics have different names, but got {names}")
@@ -110,7 +114,8 @@ class Task:
         for split in ("train", "validation", "test"):
             _check_split(split, getattr(self, split))
         model = self.trained_model()
-        self._check_scoring(model)
+        for split in ("train", "validation", "test"):
+            self._check_batch(split, model)
         self._check_factory(model)
 
     def _check_factory(self, model: nn.Module) -> None:
@@ -124,21 +129,26 @@ class Task:
                 " load them in the factory, or name their file by `weights`"
             )
 
-    def _check_scoring(self, model: nn.Module) -> None:
+    def _check_batch(self, split: str, model: nn.Module) -> None:
         try:
-            inputs, targets = next(iter(batches(self.validation, 2, collate=self.collate)))
+            batch = next(iter(batches(getattr(self, split), 2, collate=self.collate)))
+            if not isinstance(batch, tuple | list):
+                raise TypeError(f"a batch is a {type(batch).__name__}")
+            inputs, targets = batch
         except Exception as error:  # the user's data
             raise InvalidInput(
-                "validation data must give (inputs, target) pairs that make a batch,"
+                f"{split} data must give (inputs, target) pairs that make a batch,"
                 f" but: {first_line(error)}; pass `collate` where torch's default cannot"
             ) from error
         try:
             with torch.no_grad():
                 outputs = call(model, inputs)
         except Exception as error:  # the user's model
-            raise InvalidInput(
-                f"the model must take a batch of the validation data, but: {first_line(error)}"
-            ) from error
+            raise InvalidInput(f"the model must take a batch of the {split} data, but: {first_line(error)}") from error
+        if split == "validation":
+            self._check_metrics(outputs, targets)
+
+    def _check_metrics(self, outputs: Any, targets: Any) -> None:
         for metric in self.metrics:
             try:
                 float(metric.function(outputs, targets))
@@ -149,9 +159,15 @@ class Task:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the model's weights and the lengths of the data: tells whether a run continues this task."""
-        lengths = [len(self.train), len(self.validation), len(self.test)]
-        return hashlib.sha256(f"{weights_digest(self.trained_model())}{lengths}".encode()).hexdigest()
+        """SHA-256 that tells whether a run continues this task: of the model, and of what the data sets hold.
+
+        Of large data sets some samples are looked at, and none of those that differ each time they are read.
+        """
+        model = self.trained_model()
+        digests = [weights_digest(model), *(type(module).__qualname__ for module in model.modules())]
+        for data in (self.train, self.validation, self.test):
+            digests += [str(len(data)), data_digest(data)]
+        return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -198,6 +214,8 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
 
 
 def _check_split(name: str, data: Samples) -> None:
+    if isinstance(data, DataLoader):
+        raise InvalidInput(f"{name} data must be a data set, but got a DataLoader: pass its `dataset` and `collate`")
     try:
         length = len(data)
     except TypeError:

@@ -44,18 +44,19 @@ def _load_module(place: str) -> ModuleType:
             return _load_file(Path(place))
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
         return importlib.import_module(place)
-    except Exception as error:  # the user's code
+    except (Exception, SystemExit) as error:  # the user's code
         raise InvalidInput(f"{place!r} cannot be imported: {first_line(error)}") from error
 
 
 def _load_file(path: Path) -> ModuleType:
-    """A file as a module."""
+    """A file as a module, which can import its siblings, as a script does."""
     name = f"autocompress_task_{path.stem}"  # a task in random.py must not take the place of random
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    sys.path.insert(0, str(path.resolve().parent))
     spec.loader.exec_module(module)
     modules_from_files.append(module)
     return module

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
@@ -35,15 +36,32 @@ def first_tensor(value: Any) -> Tensor:
 
 
 def concatenate(batches: Sequence[Any]) -> Any:
-    """Batches of equal structure joined along dimension 0: outputs of N batches (B, ...) become (N*B, ...)."""
+    """Batches of equal structure joined along dimension 0: outputs of N batches (B, ...) become (N*B, ...).
+
+    Where batches were padded to different lengths, all are padded to the longest: with 0, or among integers with -100,
+    the class that torch's losses ignore.
+    """
     first = batches[0]
     if isinstance(first, Tensor):
-        return torch.cat(list(batches))
+        return torch.cat(_equally_long(batches))
     if isinstance(first, Mapping):
         return {key: concatenate([batch[key] for batch in batches]) for key in first}
     if isinstance(first, tuple | list):
         return _like(first, [concatenate(list(items)) for items in zip(*batches, strict=True)])
     return first
+
+
+def _equally_long(tensors: Sequence[Tensor]) -> list[Tensor]:
+    shapes = {tensor.shape[1:] for tensor in tensors}
+    if len(shapes) == 1 or len({len(shape) for shape in shapes}) > 1:
+        return list(tensors)
+    longest = [max(sizes) for sizes in zip(*shapes, strict=True)]
+    padded = []
+    for tensor in tensors:
+        missing = [longest[-1 - i] - tensor.shape[-1 - i] for i in range(len(longest))]  # last dimension first
+        value = 0 if tensor.is_floating_point() else -100
+        padded.append(functional.pad(tensor, [side for count in missing for side in (0, count)], value=value))
+    return padded
 
 
 def _like(value: Any, items: list[Any]) -> Any:

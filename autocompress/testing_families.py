@@ -1,6 +1,6 @@
 """A tiny trained model of every family that the methods must serve, each with data that can be learned.
 
-Kept apart from `testing_tasks` because some need `transformers` (`pip install autocompress[examples]`).
+Kept apart from `testing_tasks` because some need `transformers` (`pip install autocompress[transformers]`).
 """
 
 from __future__ import annotations
@@ -289,7 +289,7 @@ def two_heads() -> Task:
         return functional.cross_entropy(outputs[0], targets[0]) + functional.mse_loss(outputs[1], targets[1])
 
     accuracy = Metric("accuracy", lambda outputs, targets: ACCURACY.function(outputs[0], targets[0]), is_share=True)
-    error = Metric("error", lambda outputs, targets: SQUARED_ERROR.function(outputs[1], targets[1]), False)
+    error = Metric("squared_error", lambda outputs, targets: SQUARED_ERROR.function(outputs[1], targets[1]), False)
     return train_task("two_heads", TwoHeads, sample, loss, accuracy, error)
 
 
@@ -329,7 +329,7 @@ def _squared_error(outputs: Tensor, targets: Tensor) -> float:
 LOGITS_ACCURACY = Metric("accuracy", lambda out, targets: ACCURACY.function(out["logits"], targets), is_share=True)
 LOGITS_LOSS = Metric("loss", lambda outputs, targets: float(logits_loss(outputs, targets)), higher_is_better=False)
 SEQUENCE_LOSS = Metric("loss", lambda outputs, targets: float(sequence_loss(outputs, targets)), higher_is_better=False)
-SQUARED_ERROR = Metric("error", _squared_error, higher_is_better=False)
+SQUARED_ERROR = Metric("squared_error", _squared_error, higher_is_better=False)
 
 
 def most_frequent_token(samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

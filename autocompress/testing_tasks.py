@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,28 +24,29 @@ CLASSES = 4
 def images() -> Task:
     """A convolutional net with batch norm; images (3, 8, 8), whose class is the quarter that is brighter."""
 
-    def build() -> nn.Module:
+    def build(width: int = 8) -> nn.Module:
         return nn.Sequential(
-            nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
-            nn.Conv2d(16, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24), nn.ReLU(),
-            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24 * 2 * 2, CLASSES),
+            nn.Conv2d(3, 2 * width, 3, padding=1, bias=False), nn.BatchNorm2d(2 * width), nn.ReLU(),
+            nn.Conv2d(2 * width, 3 * width, 3, padding=1, bias=False), nn.BatchNorm2d(3 * width), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(3 * width * 2 * 2, CLASSES),
         )  # fmt: skip
 
-    return train_task("images", build, bright_quarters)
+    return replace(train_task("images", build, bright_quarters), students={"half": lambda: build(4)})
 
 
 @functools.cache
 def features() -> Task:
     """A multilayer perceptron; features (16,), whose class is the largest of the first four."""
 
-    def build() -> nn.Module:
-        return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, CLASSES))
+    def build(width: int = 32) -> nn.Module:
+        layers = [nn.Linear(16, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, CLASSES)]
+        return nn.Sequential(*layers)
 
     def sample(samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         inputs = torch.randn(samples, 16, generator=generator)
         return inputs, inputs[:, :CLASSES].argmax(dim=1)
 
-    return train_task("features", build, sample)
+    return replace(train_task("features", build, sample), students={"half": lambda: build(16)})
 
 
 TASKS: dict[str, Callable[[], Task]] = {"images": images, "features": features}

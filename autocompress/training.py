@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autocompress.data import batch_rows, loader_of
 from autocompress.measure.device import DeviceLock
-from autocompress.method import Loss
+from autocompress.method import Loss, Schedule
 from autocompress.recipe import Recovery
 from autocompress.task import Task
 from autocompress.tensors import call, to_device
@@ -36,16 +36,19 @@ def train(
     device: torch.device,
     seed: int = 0,
     lock: DeviceLock,
+    schedules: Sequence[Schedule] = (),
 ) -> nn.Module:
     """The model after `recovery.epochs` of AdamW under a one-cycle schedule (Smith & Topin 2019), on `device`.
 
-    The loss is the sum of `losses`. Each step holds the device's lock shared, so that no latency is measured meanwhile.
+    The loss is the sum of `losses`; `schedules` hear how far the training is. What runs a model holds the device's lock
+    shared, so that no latency is measured meanwhile: each step, and each loss when it is attached.
     Sets torch's global seed: the same call gives the same model.
     """
     model = model.to(device).train()
     for loss in losses:
         loss.to(device).eval().requires_grad_(False)
-        loss.attach(model)
+        with lock.shared():
+            loss.attach(model)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=recovery.learning_rate)
     steps = recovery.epochs * len(batch_rows(task.train, recovery.batch_size, shuffle=True))
@@ -59,11 +62,15 @@ def train(
             for loss in losses:
                 loss.rows = torch.tensor(rows)
             with lock.shared():
+                for tell in schedules:
+                    tell(schedule.last_epoch / steps)
                 total += _step(model, losses, optimizer, to_device(inputs, device), to_device(targets, device))
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
             schedule.step()
         print(f"epoch {epoch + 1}/{recovery.epochs}: loss {total.item() / len(loader):.4f}")
+    for tell in schedules:
+        tell(1.0)
     for loss in losses:
         loss.detach()
     return model.eval()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Subset, TensorDataset
 
-from autocompress.data import Samples, batches, take
+from autocompress.data import Samples, batches, data_digest, take
 
 TENSORS = TensorDataset(torch.arange(10.0).reshape(10, 1), torch.arange(10))
 LIST = [(torch.tensor([float(index)]), index) for index in range(10)]
@@ -77,3 +79,24 @@ def test_collate_makes_the_batch() -> None:
     ragged = [(torch.ones(length), 0) for length in (2, 5, 3)]
     assert take(ragged, 3, pad).shape == (3, 5)
     assert [inputs.shape for inputs, _ in batches(ragged, 2, collate=pad)] == [(2, 5), (1, 3)]
+
+
+def test_tuples_stay_tuples_and_dicts_dicts_in_a_batch() -> None:
+    pairs = [((torch.ones(2), {"a": index}), index) for index in range(3)]
+    inputs, targets = next(iter(batches(pairs, 3)))
+    assert type(inputs) is tuple and inputs[0].shape == (3, 2)
+    assert inputs[1]["a"].tolist() == targets.tolist() == [0, 1, 2]
+
+
+def test_the_digest_tells_data_apart_and_gives_up_on_data_that_change() -> None:
+    class Noisy:
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> Any:
+            return torch.randn(2), index
+
+    plain = [({"a": torch.ones(2), "b": np.ones(1)}, "yes"), ({"a": torch.ones(2), "b": np.ones(1)}, "no")]
+    other = [plain[0], ({"a": torch.ones(2), "b": np.zeros(1)}, "no")]
+    assert data_digest(plain) == data_digest(copy.deepcopy(plain)) != data_digest(other)
+    assert data_digest(Noisy()) == ""

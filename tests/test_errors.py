@@ -18,7 +18,7 @@ import pytest
 import torch
 from filelock import FileLock
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from autocompress import AutocompressError, Budget, Metric, Recipe, SearchSpace, Step, Target, Task, load, search
 from autocompress.artifact import Artifact, seal, write_model
@@ -35,7 +35,9 @@ HEAD = """# Errors
 
 Every bad input that the tests try, and the line it gets. On the command line the line follows `error: `, the exit code
 is 1, and there is no traceback; in Python the line is the text of an `autocompress.AutocompressError`. Nothing is
-trained before these checks. This file is written by `python -m tests.test_errors` and held by `tests/test_errors.py`.
+trained before these checks. What is read from a file is checked alike; a `Budget` or `SearchSpace` made in Python with
+an impossible value raises pydantic's `ValidationError`. This file is written by `python -m tests.test_errors` and held
+by `tests/test_errors.py`.
 """
 
 
@@ -194,6 +196,7 @@ def recipe(*steps: Step) -> None:
     resolve(Recipe(steps=steps), registry(), task())
 
 
+VALUES = TensorDataset(torch.zeros(4, 8), torch.zeros(4))
 OUTSIDE = Recipe(steps=(Step(method="structured_magnitude", params={"ratio": 0.9}),))
 
 CASES: dict[str, dict[str, Callable[[], Any]]] = {
@@ -209,6 +212,12 @@ CASES: dict[str, dict[str, Callable[[], Any]]] = {
         "a model of another input": lambda: searching(task={"model": other_shape}),
         "a metric that fails": lambda: searching(task={"metrics": (Metric("auc", broken_metric),)}),
         "no metric": lambda: searching(task={"metrics": ()}),
+        "a metric that is not in a tuple": lambda: searching(task={"metrics": task().metrics[0]}),
+        "a metric that is a function": lambda: searching(task={"metrics": (broken_metric,)}),
+        "a metric with the name of a column": lambda: Metric("state", broken_metric),
+        "accuracy of a regression": lambda: searching(task={"validation": VALUES}),
+        "a loader in place of a data set": lambda: searching(task={"train": DataLoader(VALUES)}),
+        "test data that are no pairs": lambda: searching(task={"test": [1, 2, 3]}),
         "two metrics of one name": lambda: searching(task={"metrics": task().metrics * 2}),
     },
     "The search space": {
@@ -250,6 +259,9 @@ CASES: dict[str, dict[str, Callable[[], Any]]] = {
         "a target of another form": lambda: searching(target="gpu"),
         "a name that is a path": lambda: searching(name="../demo"),
         "no workers": lambda: searching(workers=0),
+        "no time to measure": lambda: searching(latency_seconds=0.0),
+        "a folder with a question mark": lambda: searching(runs="what?now"),
+        "limits that are one text": lambda: searching(limits="accuracy_drop <= 1%"),
     },
     "The run's folder": {
         "a folder that cannot be written": file_in_the_way,

@@ -157,7 +157,7 @@ def test_the_methods_of_no_space_are_all_that_apply(task: Task) -> None:
     }
     assert fitted.left_out == {
         "refuses": "there is nothing to pack",
-        "breaks": "its check failed: RuntimeError: out of luck",
+        "breaks": "its check or search space failed, of acme 1.0: RuntimeError: out of luck",
     }
 
 

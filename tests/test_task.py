@@ -67,7 +67,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a factory of something else": ({"model": dict}, "factory must give an nn.Module, but got dict"),
     "a model of other inputs": (
         {"model": lambda: nn.Linear(5, 3)},
-        "the model must take a batch of the validation data, but: RuntimeError: .*shapes cannot be multiplied",
+        "the model must take a batch of the train data, but: RuntimeError: .*shapes cannot be multiplied",
     ),
     "a metric that raises": (
         {"metrics": (Metric("f1", lambda outputs, targets: 1 / 0),)},
@@ -180,5 +180,11 @@ def test_the_fingerprint_tells_models_and_data_apart(task: Task) -> None:
         return model
 
     assert task.fingerprint == replace(task, name="other").fingerprint
-    others = [replace(task, model=nudged), replace(task, train=tiny_data(65, 1)), replace(task, test=tiny_data(31, 3))]
-    assert len({task.fingerprint, *(other.fingerprint for other in others)}) == 4
+    others = [
+        replace(task, model=nudged),
+        replace(task, train=tiny_data(65, 1)),
+        replace(task, test=tiny_data(31, 3)),
+        replace(task, validation=tiny_data(32, 9)),
+        replace(task, validation=TensorDataset(task.validation[:][0], 2 - task.validation[:][1])),
+    ]
+    assert len({task.fingerprint, *(other.fingerprint for other in others)}) == 6

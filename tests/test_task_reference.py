@@ -60,6 +60,15 @@ def test_a_task_of_a_file(name: str, file: Path) -> None:
     assert modules_from_files[-1].__file__ == str(file)
 
 
+def test_a_file_imports_its_siblings(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = file.parent / "elsewhere"
+    folder.mkdir()
+    (folder / "mine_sibling.py").write_text(SOURCE)
+    (folder / "mine_tasks.py").write_text("from mine_sibling import my_task")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert load_task(f"{folder / 'mine_tasks.py'}:my_task").name == "mine"
+
+
 @pytest.mark.parametrize("name", ["my_task", "make"])
 def test_a_task_of_a_module(name: str, file: Path) -> None:
     before = modules_from_files[:]

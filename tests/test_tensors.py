@@ -58,3 +58,9 @@ class Add(nn.Module):
 )
 def test_call_spreads_tuples_and_dicts(inputs: Any, result: float) -> None:
     assert call(Add(), inputs).item() == result
+
+
+def test_batches_of_different_lengths_are_padded_to_the_longest() -> None:
+    outputs = concatenate([torch.ones(1, 2, 3), torch.ones(2, 4, 3)])
+    assert outputs.shape == (3, 4, 3) and outputs[0, 2:].abs().sum() == 0 and outputs.sum() == 6 + 24
+    assert concatenate([torch.tensor([[1, 2]]), torch.tensor([[1, 2, 3]])]).tolist() == [[1, 2, -100], [1, 2, 3]]

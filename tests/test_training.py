@@ -113,3 +113,16 @@ def test_every_epoch_has_an_order_of_its_own(task: Task, lock: DeviceLock) -> No
     first, second = seen
     assert not torch.equal(first, second)
     assert torch.equal(first.sort().values, second.sort().values)
+
+
+def test_schedules_hear_how_far_the_training_is(task: Task, lock: DeviceLock) -> None:
+    """Before each step and at the end, with the gradients of the step before still there."""
+    model = tiny_model()
+    heard: list[tuple[float, bool]] = []
+
+    def note(done: float) -> None:
+        heard.append((done, model.get_parameter("0.weight").grad is not None))
+
+    recovery = Recovery(epochs=2, batch_size=32)
+    train(model, [TaskLoss(task.loss)], task, recovery, device=CPU, lock=lock, schedules=[note])
+    assert heard == [(0.0, False), (0.25, True), (0.5, True), (0.75, True), (1.0, True)]

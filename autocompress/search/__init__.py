@@ -57,11 +57,17 @@ def search(
     folder = name or task.name
     if not re.fullmatch(r"[\w.-]*\w[\w.-]*", folder):
         raise InvalidInput(f"a run's name is letters, digits, '.', '_' and '-', but got {folder!r}")
+    if re.search("[?%#]", str(runs)):
+        raise InvalidInput(f"the folder of runs must not have '?', '%' or '#' in its name, but got {str(runs)!r}")
+    if isinstance(limits, str):
+        raise InvalidInput(f"limits are a list of texts, but got the text {limits!r}")
+    if latency_seconds <= 0:
+        raise InvalidInput(f"latency_seconds must be above 0, but got {latency_seconds}")
     if workers is not None and workers < 1:
         raise InvalidInput(f"workers must be at least 1, but got {workers}")
     if limits is None:
         limits = DEFAULT_LIMITS if task.objective.name == "accuracy" else ()
-    target = Target.parse(target) if isinstance(target, str) else target or Target.default()
+    target = Target.default() if target is None else Target.parse(str(target))
     parsed = parse_limits(limits, task.metrics)
     check_target(parsed, str(target))
     settings = Settings(

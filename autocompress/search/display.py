@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from autocompress.errors import NothingFits
+from autocompress.errors import NothingFits, first_line
 from autocompress.limits import Scores, show_bytes, show_ms
 from autocompress.measure.device import hardware_name
 from autocompress.metric import Metric
@@ -88,6 +88,12 @@ class Display:
         self._outcomes[number] = outcome
         if self._baseline is None and outcome.scored:
             self._baseline = outcome.scores
+
+    def test_failed(self, error: Exception) -> None:
+        self._console.print(
+            f"the test split could not be scored, so the front is reported without it: {first_line(error)}",
+            markup=False,
+        )
 
     def _say_header(self) -> None:
         settings, budget = self._settings, self._settings.budget

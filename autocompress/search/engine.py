@@ -136,7 +136,10 @@ def run_search(settings: Settings) -> Run:
 
 
 def score_front_on_test(settings: Settings, folder: RunFolder, display: Display) -> None:
-    """The metrics of baseline and front on the test split, which no trial has seen; each trial once."""
+    """The metrics of baseline and front on the test split, which no trial has seen; each trial once.
+
+    A test split that cannot be scored is told, and costs nothing else of the result.
+    """
     run = Run(folder.path)
     if not run.scored:
         return
@@ -145,7 +148,11 @@ def score_front_on_test(settings: Settings, folder: RunFolder, display: Display)
     for number in display.testing(missing):
         artifact = Artifact(run.trial(number).path)
         model = artifact.load(settings.task.source(artifact.student), settings.target, native_code=True)
-        scores[number] = evaluate(model, settings.task.test, settings.task, settings.target)
+        try:
+            scores[number] = evaluate(model, settings.task.test, settings.task, settings.target)
+        except Exception as error:  # the user's data and metrics
+            display.test_failed(error)
+            break
     if missing:
         folder.write_test_scores(scores)
 

@@ -93,6 +93,8 @@ def open_run(settings: Settings, methods: Mapping[str, str] | None = None) -> It
 
 def _claim(path: Path, record: RunRecord, config: RunConfig, settings: Settings) -> None:
     if (path / RUN_FILE).exists():
+        if any((path / "trials").iterdir()) and not (path / STUDY_FILE).exists():
+            raise RunError(f"run {str(path)!r} has lost its {STUDY_FILE}, and so its results: choose another --name")
         _check_same(path, record, config)
     else:
         write_whole(path / ENV_FILE, json.dumps(_environment(settings), indent=1))

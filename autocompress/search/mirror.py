@@ -13,6 +13,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from autocompress.errors import RunError, first_line
 from autocompress.run import STUDY_NAME
 
 
@@ -20,9 +21,12 @@ class MirroredStudy:
     """The one writer of a study's database."""
 
     def __init__(self, url: str, directions: Sequence[StudyDirection]) -> None:
-        self._disk = optuna.create_study(
-            storage=open_storage(url), study_name=STUDY_NAME, directions=directions, load_if_exists=True
-        )
+        try:
+            self._disk = optuna.create_study(
+                storage=open_storage(url), study_name=STUDY_NAME, directions=directions, load_if_exists=True
+            )
+        except Exception as error:  # SQLAlchemy on a file that may be damaged
+            raise RunError(f"{url} is not readable: {first_line(error)}; choose another --name") from error
         self._memory = optuna.create_study(directions=directions)
         self._live: dict[int, Trial] = {}
         for trial in self._disk.get_trials(deepcopy=False):

@@ -2,48 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import Tensor
-from torch.nn import functional
 
-from autocompress import Float, Loss, Method, Parameter, Plan, Target, Task, Technique
-from autocompress_distillation.teacher import TeacherLoss, check_classes
+from autocompress import Loss, Plan, Task
+from autocompress_distillation.logits import LogitLoss, LogitMethod, divergence
 
 
-class SoftLabels(Method):
+class SoftLabels(LogitMethod):
     """Trains towards the teacher's class probabilities at a temperature, mixed with the task's own loss.
 
-    Hinton et al. 2015, "Distilling the Knowledge in a Neural Network".
+    The first distillation to try: it says how wrong each wrong class is, which labels do not. It gives little where
+    the teacher is sure of everything, or has two classes. Hinton et al. 2015, "Distilling the Knowledge in a Neural
+    Network".
     """
 
     name = "soft_labels"
-    technique = Technique.DISTILLATION
-
-    def search_space(self, task: Task) -> Mapping[str, Parameter]:
-        """`temperature`: what logits are divided by; `weight`: of the teacher's labels, the rest is the task's loss."""
-        return {"temperature": Float(1.0, 10.0, default=4.0, log=True), "weight": Float(0.1, 1.0, default=0.7)}
-
-    def check(self, task: Task, target: Target) -> None:
-        """Raises NotApplicable unless the task is classification with logits (B, ..., classes)."""
-        check_classes(task, self.name)
 
     def loss(self, plan: Plan, task: Task) -> Loss:
         return SoftLabelLoss(task, plan["weight"], plan["temperature"])
 
 
-class SoftLabelLoss(TeacherLoss):
+class SoftLabelLoss(LogitLoss):
     """KL(teacher || student) at the temperature, times its square so that gradients keep their size."""
 
-    def __init__(self, task: Task, weight: float, temperature: float) -> None:
-        super().__init__(task, weight)
+    def __init__(self, task: Task, weight: float, temperature: float, min_classes: int = 2) -> None:
+        super().__init__(task, weight, min_classes)
         self.temperature = temperature
 
-    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        divergence = functional.kl_div(
-            functional.log_softmax(student / self.temperature, dim=-1),
-            functional.log_softmax(teacher / self.temperature, dim=-1),
-            reduction="batchmean",
-            log_target=True,
-        )
-        return divergence * self.temperature**2
+    def distance(self, student: Tensor, teacher: Tensor, classes: Tensor) -> Tensor:
+        soft = [(logits / self.temperature).log_softmax(dim=-1) for logits in (student, teacher)]
+        return divergence(*soft) * self.temperature**2

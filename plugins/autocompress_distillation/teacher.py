@@ -1,49 +1,111 @@
-"""What the distillation methods share: the teacher, and which tasks have labels that it could give."""
+"""What all distillation losses share: the teachers, their answers, and the batches without labels."""
 
 from __future__ import annotations
 
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from autocompress import Loss, NotApplicable, Task
-from autocompress.data import batches
-from autocompress.tensors import call
+from autocompress import Loss, Task
+from autocompress.data import Samples, batches
+from autocompress.task import build
+from autocompress.tensors import call, first_tensor, to_device
+from autocompress_distillation.memory import Answers, remembered
+from autocompress_distillation.outputs import Path, tensors_of
+
+
+class Teachers(nn.Module):
+    """The task's teachers, or else the trained model, which do not learn."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        models = [build(teacher).cpu() for teacher in task.teachers] or [task.trained_model()]
+        self.models = nn.ModuleList(models).eval()
+
+    @torch.no_grad()
+    def forward(self, inputs: Any, paths: Sequence[Path]) -> Answers:
+        """The mean of their outputs at these places."""
+        answers = [tensors_of(call(model, inputs)) for model in self.models]
+        return {path: torch.stack([answer[path] for answer in answers]).mean(dim=0) for path in paths}
 
 
 class TeacherLoss(Loss):
-    """`weight` x the distance from the teacher's labels + (1 - `weight`) x the task's own loss."""
+    """`weight` x the distance from the teachers + `own_weight` x the task's own loss.
 
-    def __init__(self, task: Task, weight: float) -> None:
+    With unlabelled data the distance is the mean of that on the batch and that on as many unlabelled inputs.
+    """
+
+    def __init__(self, task: Task, weight: float, own_weight: float, paths: Sequence[Path] = ()) -> None:
+        """`paths` are the places of the outputs that the teachers are asked for."""
         super().__init__()
-        self.teacher = task.trained_model()
-        self.task_loss = task.loss
-        self.weight = weight
+        self.task, self.weight, self.own_weight, self.paths = task, weight, own_weight, tuple(paths)
+        self.teachers = Teachers(task)
+        self._student: Callable[[Any], Any] | None = None
+        self._known: Answers | None = None
+        self._unlabelled: Iterator[Any] | None = None
 
-    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """A scalar, from logits (N, classes) of both."""
+    def teach(self, inputs: Any, outputs: Any, targets: Any | None, rows: Tensor | None) -> Tensor:
+        """The distance, a scalar. Unlabelled inputs have neither targets nor rows in the training data."""
         raise NotImplementedError
 
+    def attach(self, model: nn.Module) -> None:
+        self._student = functools.partial(call, model)  # which no submodule of this loss may be
+        if self.paths:
+            device = next(model.parameters()).device
+            known = remembered(self.task, functools.partial(self.teachers, paths=self.paths), self.paths, device)
+            self._known = known and {path: answers.to(device) for path, answers in known.items()}
+
+    def detach(self) -> None:
+        self._student = self._known = self._unlabelled = None
+
     def forward(self, inputs: Any, outputs: Any, targets: Any) -> Tensor:
-        with torch.no_grad():
-            labels = call(self.teacher, inputs)  # (B, ..., classes)
-        distance = self.distance(outputs.flatten(0, -2), labels.flatten(0, -2))
-        own = self.task_loss(outputs, targets)
-        return self.weight * distance + (1 - self.weight) * own
+        distance = self.teach(inputs, outputs, targets, self.rows)
+        if self._student and has_unlabelled(self.task):
+            more = self._more(inputs)
+            distance = (distance + self.teach(more, self._student(more), None, None)) / 2
+        return self.weight * distance + self.own_weight * self.task.loss(outputs, targets)
+
+    def answers(self, inputs: Any, rows: Tensor | None) -> Answers:
+        """What the teachers give at `paths`: from memory where that has the training data's rows."""
+        if self._known is not None and rows is not None:
+            return {path: answers[rows] for path, answers in self._known.items()}
+        asked: Answers = self.teachers(inputs, self.paths)
+        return asked
+
+    def _more(self, inputs: Any) -> Any:
+        """As many unlabelled inputs as these, on their device."""
+        example = first_tensor(inputs)
+        if self._unlabelled is None:
+            self._unlabelled = unlabelled_batches(self.task, len(example))
+        return to_device(next(self._unlabelled), example.device)
 
 
-def check_classes(task: Task, method: str) -> None:
-    """Raises NotApplicable unless the task is classification: logits (B, ..., classes), targets (B, ...) of classes."""
-    inputs, targets = next(iter(batches(task.train, 2, collate=task.collate)))
-    with torch.no_grad():
-        outputs = call(task.trained_model(), inputs)
-    rule = f"{method} needs a model that gives logits (B, ..., classes) and targets that are classes (B, ...), but"
-    if not isinstance(outputs, Tensor):
-        raise NotApplicable(f"{rule} this one gives a {type(outputs).__name__}")
-    if outputs.ndim < 2 or outputs.shape[-1] < 2:
-        raise NotApplicable(f"{rule} this one gives {tuple(outputs.shape)}")
-    if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.is_complex():
-        raise NotApplicable(f"{rule} the targets are {getattr(targets, 'dtype', type(targets).__name__)}")
-    if targets.shape != outputs.shape[:-1]:
-        raise NotApplicable(f"{rule} outputs are {tuple(outputs.shape)} and targets {tuple(targets.shape)}")
+def has_unlabelled(task: Task) -> bool:
+    return task.unlabelled is not None and len(task.unlabelled) > 0
+
+
+def unlabelled_batches(task: Task, batch_size: int) -> Iterator[Any]:
+    """Batches of the unlabelled inputs without end, in an order that is new in each epoch and the same each time."""
+    assert task.unlabelled is not None
+    # The user's `collate` knows pairs only: any target will do.
+    pairs = _Pairs(task.unlabelled, target=task.train[0][1])
+    for epoch in itertools.count():
+        for inputs, _ in batches(pairs, batch_size, shuffle=True, seed=epoch, collate=task.collate):
+            yield inputs
+
+
+class _Pairs:
+    """Inputs, each with the same target."""
+
+    def __init__(self, inputs: Samples, target: Any) -> None:
+        self._inputs, self._target = inputs, target
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._inputs[index], self._target

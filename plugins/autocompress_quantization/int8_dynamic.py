@@ -15,11 +15,14 @@ from autocompress_quantization.linear import LinearQuantization, quiet_import
 class Int8Dynamic(LinearQuantization):
     """Multiplies int8 weights by activations that are quantized row by row as they come (Jacob et al. 2018).
 
-    The bytes are those of `int8_weight_only`. Faster where the device multiplies int8 matrices fast and they are large;
-    in eager mode on a CPU quantizing the activations costs more than that gains.
+    Linear layers take a quarter of the bytes, in memory too. Faster where the device multiplies int8 matrices fast and
+    they are large; in eager mode on a CPU quantizing the activations costs more than that gains, and
+    `int8_weight_only` makes more layers small. LSTM and GRU have `int8_dynamic_recurrent`.
+    Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference".
     """
 
     name = "int8_dynamic"
+    max_output_error = 0.2
 
     def decide(self, model: nn.Module, params: Mapping[str, Any], task: Task) -> Plan:
         """The layers, and whether CPUs of this kind need values of 7 bits, whose sums cannot overflow 16 bits."""

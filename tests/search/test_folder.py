@@ -186,3 +186,10 @@ def test_scores_on_the_test_split_are_read_back(settings: Settings) -> None:
     with open_run(settings) as folder:
         folder.write_test_scores({0: {"accuracy": 0.9}, 12: {"accuracy": 0.8}})
     assert Run(settings.run).test_scores == {0: {"accuracy": 0.9}, 12: {"accuracy": 0.8}}
+
+
+def test_a_run_that_lost_its_study_is_refused(settings: Settings) -> None:
+    open_and_close(settings)
+    (settings.run / "trials" / "00000").mkdir()
+    with pytest.raises(RunError, match="has lost its study.db, and so its results: choose another --name"):
+        open_and_close(settings)

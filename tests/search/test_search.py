@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -142,3 +143,15 @@ def test_hangs_exits_and_no_ops_end_as_causes(tmp_path: Path) -> None:
     hung = run.trials[run.trials["state"] == "failed:timeout"].iloc[0]
     assert "took longer than 0.1 minutes" in hung["error"]
     assert "finalize" in (run.path / "trials" / f"{hung.name:05d}" / "hang.txt").read_text()
+
+
+def test_a_test_split_that_cannot_be_scored_costs_only_its_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoilt = tiny_data(32, 3)
+    spoilt.tensors[0][5] = float("nan")
+    task = replace(module_task(), test=spoilt)
+    run = search(task, space=SPACE, budget=Budget(trials=1), runs=tmp_path, limits=[], latency_seconds=0.05)
+    assert list(run.trials["state"]) == ["ok"] and run.test_scores == {}
+    told = "the test split could not be scored, so the front is reported without it: NotANumber: the model's"
+    assert told in capsys.readouterr().err

@@ -12,11 +12,12 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from autocompress import Choice, Float, Integer, Metric, Parameter, Recipe, Recovery, Step, Technique
-from autocompress.errors import InvalidInput
+from autocompress.errors import InvalidInput, RunError
 from autocompress.limits import parse_limits
 from autocompress.metric import ACCURACY
 from autocompress.outcome import INTERRUPTED, OK, Outcome, failure
 from autocompress.run import STUDY_NAME
+from autocompress.search.mirror import MirroredStudy
 from autocompress.search.study import Proposal, SearchStudy
 from autocompress.space import BoundSpace
 
@@ -267,3 +268,9 @@ def test_a_driver_that_died_while_it_told_an_outcome_leaves_nothing_running(open
     again.adopt_orphans(scored)
     assert [trial.state for trial in opener.trials] == [TrialState.COMPLETE]
     assert again.outcomes == {number: scored(number)}
+
+
+def test_a_damaged_database_is_told(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(RunError, match="study.db is not readable: .*; choose another --name"):
+        MirroredStudy(f"sqlite:///{tmp_path / 'study.db'}", [optuna.study.StudyDirection.MINIMIZE])

@@ -1,0 +1,91 @@
+"""The weights that can be quantized: where they are, and which dimension counts their output channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+_PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_EMBEDDINGS)
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A parameter of a layer."""
+
+    name: str
+    """In the model; the first of its names where layers share it."""
+    parameter: nn.Parameter
+    axis: int
+    """The dimension that counts output channels, or the rows of an embedding."""
+    owners: tuple[tuple[nn.Module, str], ...]
+    """The layers that hold it, and the name that it has there."""
+
+    @property
+    def layer(self) -> str:
+        return self.name.rpartition(".")[0]
+
+    @property
+    def is_embedding(self) -> bool:
+        """Whether it is a table that is looked up in, be it another layer's weight too."""
+        return any(isinstance(module, _EMBEDDINGS) for module, _ in self.owners)
+
+    @property
+    def bytes(self) -> int:
+        return self.parameter.numel() * self.parameter.element_size()
+
+
+def find_weights(model: nn.Module) -> list[Weight]:
+    """All floating-point weights of layers of known kinds, in the order of the model's modules.
+
+    Left out, because they are no parameters of their layer: weights that are computed (parametrized) or that a
+    quantizer has replaced.
+    """
+    found: dict[int, Weight] = {}
+    for name, module, attribute, axis in _slots(model):
+        parameter = module._parameters.get(attribute)
+        if parameter is None or parameter.dtype not in _FLOATS or is_traceable_wrapper_subclass(parameter):
+            continue
+        known = found.get(id(parameter))
+        owners = (*(known.owners if known else ()), (module, attribute))
+        found[id(parameter)] = Weight(known.name if known else name, parameter, axis, owners)
+    return list(found.values())
+
+
+def computed_weights(model: nn.Module) -> list[str]:
+    """Names of weights of the known kinds that a parametrization computes."""
+    return [name for name, module, attribute, _ in _slots(model) if is_parametrized(module, attribute)]
+
+
+def _slots(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, int]]:
+    """Name, layer, attribute and channels' dimension of each place of a weight."""
+    for prefix, module in model.named_modules():
+        for attribute in _attributes(module):
+            axis = 1 if isinstance(module, _TRANSPOSED) or is_transformers_conv1d(module) else 0
+            yield (f"{prefix}.{attribute}" if prefix else attribute), module, attribute, axis
+
+
+def _attributes(module: nn.Module) -> list[str]:
+    """Names of a layer's weights; none of a layer of unknown kind."""
+    if isinstance(module, _PLAIN + _TRANSPOSED) or is_transformers_conv1d(module):
+        return ["weight"]
+    if isinstance(module, nn.MultiheadAttention):
+        return ["in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"]
+    if isinstance(module, nn.RNNBase):
+        return [name for name in module._flat_weights_names if name.startswith("weight_")]
+    if isinstance(module, nn.RNNCellBase):
+        return ["weight_ih", "weight_hh"]
+    return []
+
+
+def is_transformers_conv1d(module: nn.Module) -> bool:
+    """Whether it is the linear layer of GPT-2, whose weight is (in, out); transformers need not be there."""
+    kinds = {(kind.__module__, kind.__name__) for kind in type(module).__mro__}
+    return ("transformers.pytorch_utils", "Conv1D") in kinds
