@@ -88,7 +88,7 @@ def _neighbours(model: nn.Module, inputs: Any) -> list[list[str]]:
     """Layers and norms that run once, the norm on the very tensor that the layer gave."""
     calls: Counter[str] = Counter()
     given: list[tuple[str, Tensor]] = []  # kept alive, so that no other tensor takes its place in memory
-    found = []
+    found: list[list[str]] = []
 
     def note_layer(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:

@@ -53,7 +53,7 @@ class TorchCompile(Method):
     def restore(self, model: nn.Module, plan: Plan, target: Target) -> nn.Module:
         with quiet():
             import torch._inductor as inductor
-        options = inductor.list_mode_options(None if plan["mode"] == "default" else plan["mode"])
+        options = inductor.list_mode_options(plan["mode"])
         compiled = torch.compile(model, options={**options, "freezing": plan["freezing"], "compile_threads": 1})
         assert isinstance(compiled, nn.Module)
         return compiled
@@ -61,7 +61,7 @@ class TorchCompile(Method):
 
 def _check_captured(task: Task) -> None:
     """Raises NotApplicable unless some graph that torch.compile captures computes something."""
-    operations = []
+    operations: list[torch.fx.Node] = []
 
     def count(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
         operations.extend(node for node in graph.graph.nodes if node.op.startswith("call"))
@@ -69,7 +69,9 @@ def _check_captured(task: Task) -> None:
 
     try:
         with quiet(), torch.no_grad():
-            call(torch.compile(task.trained_model(), backend=count), task.inputs(2))
+            model = torch.compile(task.trained_model(), backend=count)
+            assert isinstance(model, nn.Module)
+            call(model, task.inputs(2))
     except Exception as error:  # the user's forward, or torch
         raise NotApplicable(f"torch.compile must be able to run the model, but: {first_line(error)}") from error
     if not operations:
