@@ -49,7 +49,7 @@ class BatchNormFolding(Method):
 
     def skipped(self, model: nn.Module, plan: Plan) -> Mapping[str, str]:
         return {
-            name: "its input is no convolution or linear layer that only it reads"
+            name: "no convolution or linear layer that only it reads can take it up"
             for name, module in model.named_modules()
             if isinstance(module, _NORMS)
         }
@@ -81,7 +81,8 @@ def fold(model: nn.Module, pairs: list[list[str]]) -> nn.Module:
 def _fused(layer: Any, norm: Any) -> nn.Module:
     if isinstance(layer, nn.Linear):
         return fuse_linear_bn_eval(layer, norm)
-    return fuse_conv_bn_eval(layer, norm, transpose=isinstance(layer, _TRANSPOSED))
+    fused: nn.Module = fuse_conv_bn_eval(layer, norm, transpose=isinstance(layer, _TRANSPOSED))
+    return fused
 
 
 def _neighbours(model: nn.Module, inputs: Any) -> list[list[str]]:

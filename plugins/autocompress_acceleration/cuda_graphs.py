@@ -11,7 +11,7 @@ from autocompress import Method, NotApplicable, Plan, Target, Task, Technique, T
 from autocompress.errors import first_line
 from autocompress.method import NotForTarget
 from autocompress.tensors import call, map_tensors, to_device
-from autocompress_acceleration.wrapper import Wrapper
+from autocompress_acceleration.wrapper import Wrapper, all_tensors
 
 WARM_UP, SHAPES = 3, 8
 
@@ -55,7 +55,7 @@ class GraphedModel(Wrapper):
         self._graphs: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Any]] = {}
 
     def run(self, inputs: Any) -> Any:
-        tensors = _tensors(inputs)
+        tensors = all_tensors(inputs)
         key = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
         if key not in self._graphs:
             if len(self._graphs) == SHAPES or torch.is_grad_enabled():
@@ -69,7 +69,7 @@ class GraphedModel(Wrapper):
 
     def _record(self, inputs: Any) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Any]:
         places = map_tensors(torch.clone, inputs)
-        stream = torch.cuda.Stream()
+        stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # kernels are chosen and memory is taken before the recording
             for _ in range(WARM_UP):
@@ -78,15 +78,4 @@ class GraphedModel(Wrapper):
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             outputs = call(self.model, places)
-        return graph, _tensors(places), outputs
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    map_tensors(note, value)
-    return found
+        return graph, all_tensors(places), outputs

@@ -194,11 +194,16 @@ class TaskCache:
             try:
                 made[make] = make(task)
             except NotApplicable as reason:
-                made[make] = reason
-        if isinstance(made[make], NotApplicable):
-            raise NotApplicable(str(made[make]))
+                made[make] = _Refusal(str(reason))  # the exception itself would keep the task alive
+        if isinstance(made[make], _Refusal):
+            raise NotApplicable(made[make].reason)
         result: Made = made[make]
         return result
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    reason: str
 
 
 TRIED = TaskCache()

@@ -15,7 +15,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from autocompress import Integer, Method, NotApplicable, Parameter, Plan, Target, Task, Technique, Trait
-from autocompress.method import NoEffect
+from autocompress.method import NoEffect, NotForTarget
 from autocompress_quantization.onnx_int8 import reduce_range
 
 _QUANTIZED = (torch.ops.aten.linear.default, torch.ops.aten.conv2d.default)
@@ -46,7 +46,7 @@ class Pt2eInt8Static(Method):
     def check(self, task: Task, target: Target) -> None:
         """Raises NotApplicable without a compiler, for a GPU, or if no layer that can be int8 is found in the graph."""
         if target.is_cuda:
-            raise NotApplicable(f"{self.name} is for x86 CPUs: its int8 kernels are not for CUDA")
+            raise NotForTarget(f"{self.name} is for x86 CPUs: its int8 kernels are not for CUDA")
         check_compiler(self.name, target)
         TRIED.get(_check_quantizable, task)
 
