@@ -5,7 +5,7 @@ from autocompress.budget import Budget
 from autocompress.errors import AutocompressError
 from autocompress.hookspecs import hookimpl
 from autocompress.measure.device import Target
-from autocompress.method import Loss, Method, NotApplicable, Plan, Runtime, Schedule, Technique, Trait
+from autocompress.method import Loss, Method, NotApplicable, NotForTarget, Plan, Runtime, Schedule, Technique, Trait
 from autocompress.metric import Metric
 from autocompress.parameters import Choice, Float, Integer, Parameter
 from autocompress.recipe import Recipe, Recovery, Step
@@ -27,6 +27,7 @@ __all__ = [
     "Method",
     "Metric",
     "NotApplicable",
+    "NotForTarget",
     "Parameter",
     "Plan",
     "Recipe",

@@ -70,6 +70,10 @@ class NotApplicable(AutocompressError):
     """Raised by `Method.check`: the method can do nothing for this task, and why, in words."""
 
 
+class NotForTarget(NotApplicable):
+    """The same, where the reason is the target and not the task: on another device or batch it could do something."""
+
+
 class NoEffect(AutocompressError):
     """A step changed nothing that ships; the trial ends as `failed:no_effect`."""
 
@@ -128,8 +132,6 @@ class Method:
     """How much `finalize` may change the outputs: the RMS of the difference by the RMS of the outputs; more fails."""
     reload_error: ClassVar[float] = 0.0
     """The same for a model that was saved and loaded: 0 is bit for bit, on the same machine."""
-    devices: ClassVar[frozenset[str]] = frozenset({"cpu", "cuda"})
-    """The kinds of device that it can work for; `check` raises NotApplicable for a target of another kind."""
     native_code: ClassVar[bool] = False
     """Whether its files hold machine code, which is loaded only when the user says that it may."""
 

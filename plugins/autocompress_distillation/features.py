@@ -17,7 +17,7 @@ from autocompress_distillation.outputs import tensors_of
 from autocompress_distillation.teacher import TeacherLoss, Teachers
 
 _MOST_LAYERS = 4
-_SAMPLES = 8
+_SAMPLES = 4
 
 
 class FeatureMethod(Method):
@@ -121,9 +121,10 @@ class Taps:
 
     def _keep(self, name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
         # The first tensor is the feature: of an LSTM the outputs, not the states; of packed sequences all steps.
-        for tensor in tensors_of(output).values():
+        tensor = next(iter(tensors_of(output).values()), None)
+        if tensor is not None:
+            self._given.pop(name, None)  # a layer that runs again takes its place in the order again
             self._given[name] = tensor
-            return
 
 
 def features(model: nn.Module, task: Task) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from autocompress_distillation.memory import reads_the_same
 from autocompress_distillation.outputs import IGNORED, Lesson, Logits
 from autocompress_distillation.teacher import Teachers, has_unlabelled
 
-_COMPARED, _BATCH_SIZE = 64, 16
+_COMPARED, _BATCH_SIZE = 32, 16
 
 
 class HardLabels(LogitMethod):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from torch.utils.data import Subset
 
 from autocompress import Integer, Method, NotApplicable, Parameter, Plan, Target, Task, Technique
 from autocompress.data import batches
+from autocompress.effect import outputs
+from autocompress.errors import first_line
 from autocompress.tensors import call
-from autocompress_pruning.narrowing import is_shared
-from autocompress_pruning.readers import replace, set_weight
+from autocompress_pruning.readers import replace, same_tensors, set_weight, shared_parameters
 
 SEEN_SAMPLES = 4096
 """Training samples, drawn at random, in which rows are counted."""
@@ -48,7 +50,8 @@ class EmbeddingRows(Method):
 
     The shared row learns in the recovery what stands for "rare". Good for recommenders and language models that are
     used on less than they were made for; no gain where all tokens and items are frequent, and a loss for those that are
-    rare in the training data but matter. Which rows are kept is stored as a bit each. Tables that are tied to another
+    rare in the training data but matter: position tables are tables too, and longer inputs than the training data's
+    then lose their places. Which rows are kept is stored as a bit each. Tables that are tied to another
     layer are left alone.
 
     A single bucket of Weinberger et al. 2009, "Feature Hashing for Large Scale Multitask Learning", for the rare rows.
@@ -76,6 +79,7 @@ class EmbeddingRows(Method):
         counts = count_rows(model, task)
         tables: dict[str, str] = {}
         left: dict[str, str] = {}
+        shared = shared_parameters(model)
         for name, count in counts.items():
             table = model.get_submodule(name)
             assert isinstance(table, nn.Embedding)
@@ -83,13 +87,25 @@ class EmbeddingRows(Method):
             if table.padding_idx is not None:
                 kept[table.padding_idx] = True
             rare = int((~kept).sum())
-            if is_shared(model, table):
+            if table.weight in shared:
                 left[name] = "shares its weight with another layer"
+            elif not count.any():
+                left[name] = "is read in another way than by calling it"
             elif rare - 1 < LEAST_SAVED * len(kept):
                 left[name] = f"has {rare} of {len(kept)} rows that are seen less than {params['min_count']} times"
+            elif error := self._error(model, {name: _encode(kept)}, task):
+                left[name] = f"cannot be replaced: {error}"
             else:
                 tables[name] = _encode(kept)
         return {"tables": tables, "left": left}
+
+    def _error(self, model: nn.Module, tables: Mapping[str, str], task: Task) -> str:
+        """What the model says when it runs with these tables; nothing if it does."""
+        try:
+            outputs(self.reshape(same_tensors(model), {"tables": tables}), task.inputs(2))
+        except Exception as error:  # the user's forward, which may want more of the table than rows
+            return first_line(error)
+        return ""
 
     def skipped(self, model: nn.Module, plan: Plan) -> Mapping[str, str]:
         left: dict[str, str] = plan["left"]
@@ -121,40 +137,46 @@ class _Seen(Exception):  # noqa: N818  (no error: the rest of a forward is of no
 def count_rows(model: nn.Module, task: Task) -> dict[str, Tensor]:
     """How often each row is looked up in the training data (rows,), by the table's name.
 
-    The forward of all batches but the first ends with its last look-up, so that what comes after costs nothing.
+    Where each table is looked up once, a forward ends with the last look-up, so that what comes after costs nothing.
     """
     tables = {name: layer for name, layer in model.named_modules() if type(layer) is nn.Embedding}
     counts = {name: torch.zeros(table.num_embeddings, dtype=torch.long) for name, table in tables.items()}
-    if not tables:
-        return counts
-    calls, last = 0, -1
+    looked_up: list[str] = []
+    last: list[str] = []
 
-    def note(count: Tensor, tokens: Tensor) -> None:
-        nonlocal calls
-        count += torch.bincount(tokens.flatten(), minlength=len(count))
-        calls += 1
-        if calls == last:
+    def note(name: str, tokens: Tensor) -> None:
+        counts[name] += torch.bincount(tokens.flatten(), minlength=len(counts[name]))
+        looked_up.append(name)
+        if looked_up == last:
             raise _Seen
 
+    def run(inputs: Any) -> None:
+        looked_up.clear()
+        with torch.no_grad(), contextlib.suppress(_Seen):
+            call(model, inputs)
+
     hooks = [
-        table.register_forward_pre_hook(lambda _, args, count=counts[name]: note(count, args[0]))
+        table.register_forward_pre_hook(lambda _, args, name=name: note(name, args[0]))
         for name, table in tables.items()
     ]
-    chosen = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(0))[:SEEN_SAMPLES].tolist()
-    data: Any = Subset(task.train, chosen)  # type: ignore[arg-type]
     try:
-        with torch.no_grad():
-            for inputs, _ in batches(data, 64, collate=task.collate):
-                calls = 0
-                try:
-                    call(model, inputs)
-                except _Seen:
-                    continue
-                last = calls
+        run(task.inputs(2))
+        last = list(looked_up) if len(set(looked_up)) == len(looked_up) else []
+        for count in counts.values():
+            count.zero_()
+        for inputs in _training_inputs(task) if looked_up else ():
+            run(inputs)
     finally:
         for hook in hooks:
             hook.remove()
     return counts
+
+
+def _training_inputs(task: Task) -> Iterator[Any]:
+    chosen = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(0))[:SEEN_SAMPLES].tolist()
+    data: Any = Subset(task.train, chosen)  # type: ignore[arg-type]
+    for inputs, _ in batches(data, 64, collate=task.collate):
+        yield inputs
 
 
 def _encode(kept: Tensor) -> str:

@@ -5,10 +5,8 @@ The columns go from the layers that read them too, where these can be found; els
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypedDict
 
 from torch import Tensor, nn
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 from autocompress import Float, Method, NotApplicable, Parameter, Plan, Target, Task, Technique, Trait
 from autocompress.effect import output_error, outputs
 from autocompress.errors import first_line
-from autocompress_pruning.readers import cut, find_readers, replace
+from autocompress_pruning.readers import cut, find_readers, replace, same_tensors, shared_parameters
 from autocompress_pruning.replay import decode, encode
 from autocompress_pruning.scattered import Scattered
 
@@ -66,27 +64,23 @@ class ColumnPruning(Method, ABC):
 
     def check(self, task: Task, target: Target) -> None:
         """Raises NotApplicable if no layer can lose columns."""
-        plan = self.decide(task.trained_model(), {"ratio": 0.5}, task)
-        if not plan["narrowings"]:
-            reasons = "".join(f"; {layer} {reason}" for layer, reason in plan["left"].items())
-            raise NotApplicable(f"{self.name} removes {self.columns}, but this model has none to remove{reasons}")
+        left = []
+        for name, found in self._find(task.trained_model(), 0.5, task):
+            if not isinstance(found, str):
+                return
+            left.append(f"; {name} {found}")
+        raise NotApplicable(f"{self.name} removes {self.columns}, but this model has none to remove{''.join(left)}")
 
     def decide(self, model: nn.Module, params: Mapping[str, Any], task: Task) -> Plan:
         """The narrowings, each of which was tried on a copy, and the layers that are left as they are, with the reason.
 
         What stays is a nearest whole number of columns, at least one.
         """
-        work, inputs = copy.deepcopy(model), task.inputs(TRIED_SAMPLES)
-        narrowings: list[Narrowing] = []
-        left: dict[str, str] = {}
-        for name in [name for name, layer in model.named_modules() if type(layer) in self.kinds]:
-            found = self._try(work, name, params["ratio"], inputs)
-            if isinstance(found, str):
-                left[name] = found
-            else:
-                narrowings.append(found)
-                work = self._narrow(work, found)
-        return {"narrowings": narrowings, "left": left}
+        found = dict(self._find(model, params["ratio"], task))
+        return {
+            "narrowings": [how for how in found.values() if not isinstance(how, str)],
+            "left": {name: reason for name, reason in found.items() if isinstance(reason, str)},
+        }
 
     def skipped(self, model: nn.Module, plan: Plan) -> Mapping[str, str]:
         left: dict[str, str] = plan["left"]
@@ -97,10 +91,21 @@ class ColumnPruning(Method, ABC):
             model = self._narrow(model, narrowing)
         return model
 
+    def _find(self, model: nn.Module, ratio: float, task: Task) -> Iterator[tuple[str, Narrowing | str]]:
+        """By layer, how it is made narrower after those before it, or why it is not."""
+        work, inputs = same_tensors(model), task.inputs(TRIED_SAMPLES)
+        for name in [name for name, layer in model.named_modules() if type(layer) in self.kinds]:
+            found = self._try(work, name, ratio, inputs)
+            yield name, found
+            if not isinstance(found, str):
+                work = self._narrow(work, found)
+
     def _try(self, model: nn.Module, name: str, ratio: float, inputs: Any) -> Narrowing | str:
         """How the layer is made narrower, or why it is not."""
         layer = model.get_submodule(name)
-        reason = "shares weights with another layer" if is_shared(model, layer) else self.unsuitable(layer)
+        if not shared_parameters(model).isdisjoint(layer.parameters()):
+            return "shares weights with another layer"
+        reason = self.unsuitable(layer)
         if reason:
             return reason
         scores = self.rank(layer)
@@ -110,7 +115,7 @@ class ColumnPruning(Method, ABC):
         kept = [encode(score.topk(count).indices.tolist()) for score in scores]
         scattered = Narrowing(layer=name, kept=kept, readers={})
         try:
-            wide = self._narrow(copy.deepcopy(model), scattered)
+            wide = self._narrow(same_tensors(model), scattered)
             expected = outputs(wide, inputs)
         except Exception as error:  # the user's forward, with another module where it expects the layer
             return f"cannot be replaced: {first_line(error)}"
@@ -122,7 +127,7 @@ class ColumnPruning(Method, ABC):
         if not narrowing["readers"]:
             return False
         try:
-            actual = outputs(self._narrow(copy.deepcopy(model), narrowing), inputs)
+            actual = outputs(self._narrow(same_tensors(model), narrowing), inputs)
         except Exception:  # the user's forward, where something else reads the columns or knows their number
             return False
         return output_error(actual, expected) <= SAME
@@ -134,9 +139,3 @@ class ColumnPruning(Method, ABC):
         for reader, columns in narrowing["readers"].items():
             cut(model.get_submodule(reader), decode(columns))
         return replace(model, narrowing["layer"], narrow if narrowing["readers"] else self.scatter(narrow, layer, kept))
-
-
-def is_shared(model: nn.Module, layer: nn.Module) -> bool:
-    """Whether a weight of the layer has another name in the model: it is tied, or the layer stands in two places."""
-    uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
-    return any(uses[id(parameter)] > 1 for parameter in layer.parameters())

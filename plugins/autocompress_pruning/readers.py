@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from typing import Any
 
 import torch
@@ -20,20 +21,26 @@ def find_readers(model: nn.Module, scattered: str, inputs: Any) -> dict[str, str
     """Linear and recurrent layers whose inputs hold columns of the scattered layer that are gone, as ranges of columns.
 
     What stands in those is only proposed: the columns may have been mixed with others on the way, or be read elsewhere.
+    Layers that share a weight are left out.
     """
-    model = copy.deepcopy(model)
     source = model.get_submodule(scattered)
     assert isinstance(source, Scattered)
-    source.fill = float("nan")
-    own = set(source.modules())
+    own, shared = set(source.modules()), shared_parameters(model)
     seen: dict[str, set[str]] = {}
-    for name, layer in model.named_modules():
-        if type(layer) in KINDS and layer not in own:
-            layer.register_forward_pre_hook(lambda _, args, name=name: _note(args, seen.setdefault(name, set())))
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, args, name=name: _note(args, seen.setdefault(name, set())))
+        for name, layer in model.named_modules()
+        if type(layer) in KINDS and layer not in own and shared.isdisjoint(layer.parameters())
+    ]
+    source.fill = float("nan")
     try:
         outputs(model, inputs)
     except Exception:  # the user's forward, which may not like NaN
         return {}
+    finally:
+        source.fill = 0.0
+        for hook in hooks:
+            hook.remove()
     return {name: columns.pop() for name, columns in seen.items() if len(columns) == 1 and columns != {""}}
 
 
@@ -78,3 +85,15 @@ def replace(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
         return layer
     model.set_submodule(name, layer)
     return model
+
+
+def shared_parameters(model: nn.Module) -> set[nn.Parameter]:
+    """Parameters with several names in the model: tied, or of a layer that stands in two places."""
+    uses = Counter(parameter for _, parameter in model.named_parameters(remove_duplicate=False))
+    return {parameter for parameter, count in uses.items() if count > 1}
+
+
+def same_tensors(model: nn.Module) -> nn.Module:
+    """A copy of the model that holds the same tensors: its layers may be replaced and cut, which makes new ones."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})

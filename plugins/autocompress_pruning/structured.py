@@ -2,49 +2,131 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from autocompress import Choice, Float, Method, NotApplicable, Parameter, Plan, Target, Task, Technique
-from autocompress_pruning.replay import replay
-from autocompress_pruning.trace import Importance, choose
+from autocompress import Choice, Float, Method, NotApplicable, Parameter, Plan, Target, Task, Technique, Trait
+from autocompress.effect import outputs
+from autocompress_pruning.ranking import Scope, least_important
+from autocompress_pruning.replay import Removal, replay
+from autocompress_pruning.trace import Group, find_groups
+from autocompress_pruning.trial import largest_that_works
+
+FIXED = "its width is fixed by the model's own code"
+Choose = Callable[[Sequence[Group]], Mapping[str, list[int]]]
+"""The channels to remove, by the root of their group."""
 
 
 class StructuredPruning(Method, ABC):
     """Removes the least important channels of convolutions and linear layers, and all that depends on them.
 
-    Channels are ranked within each group of layers that must lose them together (Fang et al. 2023, "DepGraph: Towards
-    Any Structural Pruning"). Layers that give the model's outputs keep theirs. Groups that the model's own code holds
-    at a fixed width, and recurrent layers, are left as they are.
+    Channels are ranked in groups of layers that must lose them together (Fang et al. 2023, "DepGraph: Towards Any
+    Structural Pruning"): a convolution's channels, the width of a transformer's feed-forward layers, the width of what
+    goes through its residual stream. Channels that are the model's outputs stay, as do attention's heads, which are for
+    `attention_heads`, recurrent layers, and widths that the model's own code holds.
     """
 
     technique = Technique.PRUNING
+    gives = frozenset({Trait.PRUNED})
+    scopes: ClassVar[tuple[Scope, ...]] = (Scope.UNIFORM, Scope.GLOBAL, Scope.ISOMORPHIC)
+    """Among which channels it may rank; the first is the default."""
+    iterates: ClassVar[bool] = True
+    """Whether scoring anew after some channels are gone can change which ones go next."""
 
     @abstractmethod
-    def importance(self) -> Importance:
-        """A fresh scorer: of a Torch-Pruning group, one score a channel (channels,); the lowest are removed."""
+    def scores(
+        self, model: nn.Module, groups: Sequence[Group], params: Mapping[str, Any], task: Task
+    ) -> Mapping[str, Tensor]:
+        """Scores of the channels (channels,) by their group's root; the lowest go. Groups without scores stay."""
 
     def search_space(self, task: Task) -> Mapping[str, Parameter]:
-        """`ratio`: share of each layer's channels that is removed; `round_to`: what the channels left are multiples of.
+        """`ratio`: share of the channels that is removed; `round_to`: what the channels left are multiples of.
 
-        Wide vector instructions want multiples of 8; layers of no more than `round_to` channels are not rounded.
+        Wide vector instructions want multiples of 8, tensor cores of 16 to 64; layers of no more than `round_to`
+        channels are not rounded. `scope`: see `Scope`. `steps`: prune in so many rounds, and score anew in each.
         """
-        return {"ratio": Float(0.1, 0.9, default=0.5, step=0.05), "round_to": Choice((1, 8), default=8)}
+        space: dict[str, Parameter] = {
+            "ratio": Float(0.1, 0.9, default=0.5, step=0.05),
+            "round_to": Choice((1, 8, 16, 32, 64), default=8),
+        }
+        if len(self.scopes) > 1:
+            space["scope"] = Choice(tuple(str(scope) for scope in self.scopes), default=str(self.scopes[0]))
+        if self.iterates:
+            space["steps"] = Choice((1, 2, 4), default=1)
+        return space
+
+    def eligible(self, model: nn.Module, group: Group) -> bool:
+        """Whether it can score the group. Cheap: called by `check`."""
+        return True
 
     def check(self, task: Task, target: Target) -> None:
         """Raises NotApplicable if the model cannot be traced or has no channels to remove."""
-        if not choose(task.trained_model(), task.inputs(2), self.importance(), ratio=0.5, round_to=1):
-            raise NotApplicable(
-                f"{self.name} removes channels of Conv and Linear layers, but this model has none that may go:"
-                " layers that give its outputs, recurrent layers and fixed widths are left alone"
-            )
+        model, inputs = task.trained_model(), task.inputs(2)
+        groups = [group for group in find_groups(model, inputs) if self.eligible(model, group)]
+        scores = {group.root: torch.arange(group.size).float() for group in groups}
+        chosen = least_important(groups, scores, 0.5, 1, Scope.UNIFORM)
+        if not _that_work(model, inputs, groups, chosen, enough=1):
+            raise NotApplicable(f"{self.name} {self.rule}")
+
+    rule: ClassVar[str] = (
+        "removes channels of convolutions and linear layers, but this model has none that may go: layers that give"
+        " its outputs, attention's heads, recurrent layers and fixed widths are left alone"
+    )
+    """Why it is not applicable where there is nothing for it to do."""
 
     def decide(self, model: nn.Module, params: Mapping[str, Any], task: Task) -> Plan:
-        """Which indices go from which dimension of which layer, as `replay.Removal`."""
-        return {"removals": choose(model, task.inputs(2), self.importance(), params["ratio"], params["round_to"])}
+        """Which indices go from which dimension of which layer, as lists of `replay.Removal`, one list a round.
+
+        What is chosen was tried: the pruned model runs and its outputs keep their shapes. Groups that fail are left.
+        """
+        inputs, steps = task.inputs(2), int(params.get("steps", 1))
+        scope = Scope(params.get("scope", self.scopes[0]))
+        pruned, rounds, fixed = copy.deepcopy(model), [], set[str]()
+        for step in range(1, steps + 1):
+            groups = [group for group in find_groups(pruned, inputs) if self.eligible(pruned, group)]
+            scores = self.scores(pruned, [group for group in groups if group.root not in fixed], params, task)
+            ratio = 1 - (1 - params["ratio"] * step / steps) / (1 - params["ratio"] * (step - 1) / steps)
+            chosen = least_important(groups, scores, ratio, params["round_to"] if step == steps else 1, scope)
+            working = _that_work(pruned, inputs, groups, chosen)
+            fixed |= chosen.keys() - working.keys()
+            rounds.append(_removals(groups, working))
+            pruned = replay(pruned, rounds[-1])
+        return {"rounds": [removals for removals in rounds if removals], "fixed": sorted(fixed)}
+
+    def skipped(self, model: nn.Module, plan: Plan) -> Mapping[str, str]:
+        return dict.fromkeys(plan["fixed"], FIXED)
 
     def reshape(self, model: nn.Module, plan: Plan) -> nn.Module:
-        return replay(model, plan["removals"])
+        for removals in plan["rounds"]:
+            model = replay(model, removals)
+        return model
+
+
+def _removals(groups: Sequence[Group], chosen: Mapping[str, list[int]]) -> list[Removal]:
+    return [removal for group in groups if group.root in chosen for removal in group.removals(chosen[group.root])]
+
+
+def _that_work(
+    model: nn.Module,
+    inputs: Any,
+    groups: Sequence[Group],
+    chosen: Mapping[str, list[int]],
+    enough: int | None = None,
+) -> dict[str, list[int]]:
+    """Those removals that the model runs without, all together, with its outputs' shapes kept.
+
+    Groups fail for a width written into the model's code, or a layer that Torch-Pruning does not understand.
+    """
+    shapes = [tensor.shape for tensor in outputs(model, inputs)]
+
+    def works(roots: Sequence[str]) -> bool:
+        pruned = replay(copy.deepcopy(model), _removals(groups, {root: chosen[root] for root in roots}))
+        emptied = any(tensor.numel() == 0 for tensor in pruned.parameters())
+        return not emptied and [tensor.shape for tensor in outputs(pruned, inputs)] == shapes
+
+    return {root: chosen[root] for root in largest_that_works(list(chosen), works, enough)}

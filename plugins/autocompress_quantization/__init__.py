@@ -16,6 +16,8 @@ from autocompress_quantization.int8_qat import Int8QAT
 from autocompress_quantization.int8_weight_only import Int8WeightOnly
 from autocompress_quantization.low_bit_weights import LowBitWeights
 from autocompress_quantization.mixed_precision import MixedPrecision
+from autocompress_quantization.onnx_int8_dynamic import OnnxInt8Dynamic
+from autocompress_quantization.onnx_int8_static import OnnxInt8Static
 from autocompress_quantization.ternary_weights import TernaryWeights
 
 METHODS = (
@@ -31,6 +33,8 @@ METHODS = (
     HalfPrecision,
     Int8DynamicRecurrent,
     MixedPrecision,
+    OnnxInt8Static,
+    OnnxInt8Dynamic,
 )
 
 __all__ = [
@@ -45,6 +49,8 @@ __all__ = [
     "Int8WeightOnly",
     "LowBitWeights",
     "MixedPrecision",
+    "OnnxInt8Dynamic",
+    "OnnxInt8Static",
     "TernaryWeights",
 ]
 

@@ -28,7 +28,7 @@ class EmbeddingLowBit(PackedWeights):
     kind = "embedding layers"
 
     def search_space(self, task: Task) -> Mapping[str, Parameter]:
-        return {"bits": Choice((8, 4), 8), "range": Choice(("mse", "minmax"), "mse")}
+        return {"bits": Choice((8, 4), 8)}
 
     def candidates(self, model: nn.Module) -> list[Weight]:
         return [weight for weight in find_weights(model) if weight.is_embedding]

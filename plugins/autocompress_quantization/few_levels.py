@@ -41,7 +41,9 @@ class FewLevels(QuantizationAware):
         return dict(params) | {"weights": self.worthwhile(model, chosen)}
 
     def why_skipped(self, weight: Weight) -> str:
-        return f"first and last layer stay as they are, and so do weights too few to gain: {weight.parameter.numel()}"
+        return (
+            f"it is of the first or last layer, or its {weight.parameter.numel()} weights are too few to gain from it"
+        )
 
 
 def _layers(weights: list[Weight]) -> list[str]:

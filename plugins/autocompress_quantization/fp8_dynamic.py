@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autocompress import NotApplicable, Plan, Target, Task
+from autocompress import NotForTarget, Plan, Target, Task
 from autocompress_quantization.linear import LinearQuantization, linear_layers, quiet_import
 
 _ADA = (8, 9)
@@ -25,16 +25,15 @@ class Fp8Dynamic(LinearQuantization):
     """
 
     name = "fp8_dynamic"
-    devices = frozenset({"cuda"})
     max_output_error = 0.2
 
     def check(self, task: Task, target: Target) -> None:
         if not target.is_cuda:
-            raise NotApplicable(f"{self.name} needs a CUDA GPU from sm_89, but the target is {target}")
+            raise NotForTarget(f"{self.name} needs a CUDA GPU from sm_89, but the target is {target}")
         capability = torch.cuda.get_device_capability(target.torch_device)
         if capability < _ADA:
             found = "".join(map(str, capability))
-            raise NotApplicable(f"{self.name} needs a CUDA GPU from sm_89, but {target} is sm_{found}")
+            raise NotForTarget(f"{self.name} needs a CUDA GPU from sm_89, but {target} is sm_{found}")
         super().check(task, target)
 
     def layers(self, model: nn.Module) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autocompress import Choice, Parameter, Task
+from autocompress import Plan
 from autocompress_quantization.grid import INT8, Grid
 from autocompress_quantization.packed import PackedWeights
 from autocompress_quantization.weights import Weight
@@ -22,8 +22,8 @@ class Int8WeightOnly(PackedWeights):
     name = "int8_weight_only"
     max_output_error = 0.1
 
-    def search_space(self, task: Task) -> Mapping[str, Parameter]:
-        return {"range": Choice(("minmax", "mse"), "minmax")}
+    def searches(self, plan: Plan) -> bool:
+        return False  # clipping does not pay at 8 bits
 
     def grid(self, weight: Weight, params: Mapping[str, Any]) -> Grid:
         return Grid(INT8, weight.axis)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autocompress import Choice, Parameter, Task, Trait
+from autocompress import Choice, Parameter, Plan, Task, Trait
 from autocompress_quantization.grid import Grid
 from autocompress_quantization.packed import PackedWeights
 from autocompress_quantization.weights import Weight
@@ -30,6 +30,9 @@ class LowBitWeights(PackedWeights):
             "group_size": Choice((32, 64, 128), 64),
             "range": Choice(("mse", "minmax"), "mse"),
         }
+
+    def searches(self, plan: Plan) -> bool:
+        return bool(plan["range"] == "mse")
 
     def grid(self, weight: Weight, params: Mapping[str, Any]) -> Grid:
         return Grid(2 ** params["bits"], weight.axis, params["group_size"])

@@ -15,15 +15,15 @@ from autocompress_quantization.grid import INT8, Grid
 from autocompress_quantization.packed import PackedWeights
 from autocompress_quantization.weights import Weight, find_weights
 
-BITS = (2, 4, 8)
-SAMPLES = 16
+BITS = (2, 3, 4, 8)
+SAMPLES = 8
 """Calibration inputs that a decision looks at."""
-PROBES = 4
+PROBES = 2
 """Random directions of the outputs whose gradients are taken."""
 
 
 class MixedPrecision(PackedWeights):
-    """Stores each weight in 8, 4 or 2 bits, so that they are `average_bits` a weight and the outputs move least.
+    """Stores each weight in 8, 4, 3 or 2 bits, so that they are `average_bits` a weight and the outputs move least.
 
     What rounding a weight does to the outputs is estimated to first order: the squared gradients of random directions
     of the outputs, summed over the squared rounding errors. Bits then go where they help most for their cost. Good
@@ -41,7 +41,6 @@ class MixedPrecision(PackedWeights):
         return {
             "average_bits": Float(2.0, 8.0, default=5.0),
             "group_size": Choice((32, 64, 128), 64),
-            "range": Choice(("mse", "minmax"), "mse"),
         }
 
     def grid(self, weight: Weight, params: Mapping[str, Any]) -> Grid:

@@ -40,8 +40,8 @@ class PackedWeights(Method, ABC):
         return find_weights(model)
 
     def searches(self, plan: Plan) -> bool:
-        """Whether scales are searched for the least squared error of the weights."""
-        return bool(plan.get("range") == "mse")
+        """Whether scales are searched for the least squared error of the weights, or span their range."""
+        return True
 
     def check(self, task: Task, target: Target) -> None:
         """Raises NotApplicable if the model has no weights to store, or only ones too small to gain."""

@@ -74,7 +74,8 @@ class Int8Recurrent(nn.Module):
 
     def _run(self, inputs: list[Tensor], hidden: Any, layout: list[bool]) -> tuple[Tensor, Any]:
         """Output and final state; `layout` is what the kernel for padded inputs takes beyond the one for packed."""
-        options = (self.bias, self.num_layers, 0.0, False, self.bidirectional, *layout)
+        # The kernels want biases: of zeros where the layer has none.
+        options = (True, self.num_layers, 0.0, False, self.bidirectional, *layout)
         if self.is_lstm:
             output, state, cell = torch.quantized_lstm(
                 *inputs, list(hidden), self._prepared(), *options, dtype=torch.qint8, use_dynamic=True
