@@ -10,9 +10,11 @@ Needs pytest. Each test runs for every method and every task; a task that a meth
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -20,16 +22,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.artifact import load_model, write_model
-from autocompress.compress import Compressed, compress, fill, resolve
+from autocompress.artifact import load_model, shipped_files, write_model
+from autocompress.compress import Compressed, compress, fill, resolve, unpack
 from autocompress.data import batches
-from autocompress.effect import output_error, outputs, structure
+from autocompress.effect import byte_count, output_error, outputs, structure
 from autocompress.leaves import leaves
 from autocompress.measure.device import Target
 from autocompress.method import Method, NotApplicable, NotForTarget, Plan, Technique
 from autocompress.plugins import Plugin, Registry, registry
 from autocompress.recipe import Recipe, Recovery, Step
-from autocompress.task import Task
+from autocompress.task import Task, weights_digest
 from autocompress.tensors import call, map_tensors, to_device
 from autocompress.testing_tasks import TASKS
 
@@ -46,7 +48,7 @@ class MethodContract:
     target: ClassVar[Target] = Target("cpu")
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        methods = list(registry().methods.values()) if self.methods is None else self.methods
+        methods = self.methods_under_test()
         if "method" in metafunc.fixturenames:
             metafunc.parametrize("method", methods, ids=[method.name for method in methods])
         if "task_name" in metafunc.fixturenames:
@@ -56,9 +58,9 @@ class MethodContract:
     def task(self, method: Method, task_name: str) -> Task:
         """A task that the method is applicable to."""
         task = self.tasks[task_name]()
-        try:
-            method.check(task, self.target)
-        except NotApplicable as reason:
+        _once((task.name, "weights"), lambda: weights_digest(task.trained_model()))
+        reason = self.reason(method, task)
+        if reason is not None:
             pytest.skip(f"{method.name} is not applicable to {task_name}: {reason}")
         return task
 
@@ -70,26 +72,54 @@ class MethodContract:
     @pytest.fixture
     def compressed(self, method: Method, task: Task) -> Compressed:
         """The method's result, alone in a recipe with its defaults and an epoch of recovery if it needs training."""
-        return _once((method, task.name, str(self.target)), lambda: compress_alone(method, task, self.target))
+
+        return self.compress_once(method, task)
+
+    @pytest.fixture
+    def saved(self, method: Method, task: Task, compressed: Compressed, tmp_path: Path) -> Path:
+        """The folder of what ships."""
+        write_model(tmp_path, compressed, alone_in_recipe(method), self.target, _alone(method))
+        return tmp_path
+
+    @classmethod
+    def methods_under_test(cls) -> list[Method]:
+        return list(registry().methods.values() if cls.methods is None else cls.methods)
+
+    def reason(self, method: Method, task: Task) -> NotApplicable | None:
+        """Why the method is not applicable, or None; asked once."""
+
+        def ask() -> NotApplicable | None:
+            try:
+                with _settings_kept(method):
+                    method.check(task, self.target)
+            except NotApplicable as reason:
+                return reason
+            return None
+
+        return _once((method, task.name, str(self.target), "reason"), ask)
+
+    def compress_once(self, method: Method, task: Task) -> Compressed:
+        """`compress_alone`, made once for all tests of a method and a task."""
+
+        def make() -> Compressed:
+            with _settings_kept(method):
+                return compress_alone(method, task, self.target)
+
+        return _once((method, task.name, str(self.target)), make)
 
     def test_has_a_name_and_a_technique(self, method: Method) -> None:
         assert re.fullmatch(r"[a-z][a-z0-9_]*", method.name), f"{method.name!r}: lower case, digits and underscores"
         assert isinstance(method.technique, Technique), f"{method.name}: technique must be a Technique"
 
     def test_is_applicable_to_a_task(self, method: Method) -> None:
-        reasons = []
-        for factory in self.tasks.values():
-            try:
-                method.check(factory(), self.target)
-            except NotForTarget as reason:
-                pytest.skip(str(reason))
-            except NotApplicable as reason:
-                reasons.append(str(reason))
+        reasons = [reason for factory in self.tasks.values() if (reason := self.reason(method, factory())) is not None]
+        if reasons and all(isinstance(reason, NotForTarget) for reason in reasons):
+            pytest.skip(str(reasons[0]))
         assert len(reasons) < len(self.tasks), f"{method.name} is applicable to no task, override `tasks`: {reasons}"
 
     def test_check_gives_a_reason(self, method: Method, task_name: str) -> None:
-        reason = _reason(method, self.tasks[task_name](), self.target)
-        assert reason is None or reason.strip(), f"{method.name}: NotApplicable says why"
+        reason = self.reason(method, self.tasks[task_name]())
+        assert reason is None or str(reason).strip(), f"{method.name}: NotApplicable says why"
 
     def test_parameters_are_json_and_defaults_in_range(self, method: Method, task: Task) -> None:
         for name, parameter in method.search_space(task).items():
@@ -112,6 +142,10 @@ class MethodContract:
 
     def test_plan_is_json(self, method: Method, plan: Plan) -> None:
         assert json.loads(json.dumps(plan)) == plan, f"{method.name}: the plan survives JSON: no tuples, string keys"
+
+    def test_plan_is_small(self, task: Task, method: Method, plan: Plan) -> None:
+        size, weights = len(json.dumps(plan)), byte_count(leaves(task.trained_model()))
+        assert size < weights / 2, f"{method.name}: a plan holds no weights, but has {size} bytes for {weights} of them"
 
     def test_reshape_can_be_replayed(self, method: Method, task: Task, plan: Plan) -> None:
         first = method.reshape(task.trained_model(), plan)
@@ -148,21 +182,36 @@ class MethodContract:
         _assert_like(method, made, _outputs(task.trained_model(), task))
         assert all(tensor.isfinite().all() for tensor in _tensors(made)), f"{method.name}: outputs must be finite"
 
+    def test_what_is_skipped_has_a_reason(self, method: Method, task: Task, plan: Plan) -> None:
+        model = method.reshape(task.trained_model(), plan)
+        before = structure(model)
+        skipped = method.skipped(model, plan)
+        assert all(layer and reason for layer, reason in skipped.items()), f"{method.name}: a name and why: {skipped}"
+        assert structure(model) == before, f"{method.name}: skipped must not change the model"
+
+    def test_packing_is_exact(self, method: Method, compressed: Compressed) -> None:
+        if method.overrides("pack"):
+            unpacked = unpack(compressed.tensors(), compressed.model, compressed.steps)
+            _assert_same(method, unpacked, leaves(compressed.model), "unpack must give what was packed")
+
+    def test_ships_no_pickle(self, method: Method, saved: Path) -> None:
+        if not method.native_code:  # which is loaded by those alone who trust it
+            files = [name for name in shipped_files(saved) if _holds_pickle(saved / name)]
+            assert not files, f"{method.name}: what ships must hold no pickle, but {files} do"
+
     def test_compressed_model_can_be_saved_and_loaded(
-        self, method: Method, task: Task, compressed: Compressed, tmp_path: Path
+        self, method: Method, task: Task, compressed: Compressed, saved: Path
     ) -> None:
-        write_model(tmp_path, compressed, alone_in_recipe(method), self.target, _alone(method))
         other = _with_other_weights(task.source(compressed.student))
-        model = load_model(tmp_path, other, _alone(method), self.target, native_code=True)
+        model = load_model(saved, other, _alone(method), self.target, native_code=True)
         inputs = to_device(task.inputs(8), self.target.torch_device)
         error = output_error(outputs(model, inputs), outputs(compressed.model, inputs))
         assert error <= method.reload_error, f"{method.name}: outputs differ by {error:.2g} after saving and loading"
 
-    def test_task_is_untouched(self, method: Method, task: Task, request: pytest.FixtureRequest) -> None:
-        before = task.trained_model()
-        request.getfixturevalue("compressed")
-        assert structure(task.trained_model()) == structure(before), f"{method.name}: the task's model must not change"
-        _assert_same_state(method, task.trained_model(), before, "the task's model must not change")
+    @pytest.mark.usefixtures("compressed")
+    def test_task_is_untouched(self, method: Method, task: Task) -> None:
+        before = _once((task.name, "weights"), lambda: "")  # noted by `task`, before any method saw it
+        assert weights_digest(task.trained_model()) == before, f"{method.name}: the task's model must not change"
 
 
 def compress_alone(method: Method, task: Task, target: Target) -> Compressed:
@@ -195,13 +244,37 @@ def _decide(method: Method, task: Task) -> Plan:
     return method.decide(task.trained_model(), fill(method.name, method.search_space(task), {}), task)
 
 
-def _reason(method: Method, task: Task, target: Target) -> str | None:
-    """Why the method is not applicable, or None."""
-    try:
-        method.check(task, target)
-    except NotApplicable as reason:
-        return str(reason)
-    return None
+@contextlib.contextmanager
+def _settings_kept(method: Method) -> Iterator[None]:
+    """Fails when what is done inside changes how this process computes from then on."""
+    before = _settings()
+    yield
+    changed = {name: value for name, value in _settings().items() if value != before[name]}
+    assert not changed, f"{method.name} must leave torch's settings as they were, but now {changed}"
+
+
+def _settings() -> dict[str, Any]:
+    return {
+        "threads": torch.get_num_threads(),
+        "default dtype": torch.get_default_dtype(),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "fused attention": torch.backends.mha.get_fastpath_enabled(),
+        "quantized engine": torch.backends.quantized.engine,
+        "float32 precision": torch.get_float32_matmul_precision(),
+    }
+
+
+def _holds_pickle(path: Path) -> bool:
+    """Whether a file is a pickle of protocol 2 or later, or an archive with one in it."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return any(_is_pickle(archive.read(name)) for name in archive.namelist())
+    return _is_pickle(path.read_bytes())
+
+
+def _is_pickle(content: bytes) -> bool:
+    return content[:1] == b"\x80" and content[1:2] in b"\x02\x03\x04\x05" and content.endswith(b".")
 
 
 def _outputs(model: nn.Module, task: Task, target: Target | None = None) -> Any:

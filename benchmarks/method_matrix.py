@@ -19,10 +19,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from datetime import date
-from multiprocessing import get_context
+from multiprocessing import TimeoutError, get_context
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
@@ -101,25 +100,28 @@ def attempt(method_name: str, family: str, target: Target, seconds: float) -> Ce
             warnings.simplefilter("ignore")  # of libraries: nothing that a figure would say more with
             return rounded(measure(method_name, family, target, seconds))
     except Exception as error:  # a defect of the method, or of the engine
-        return {"failure": f"{type(error).__name__}: {first_line(error)}"}
+        return {"failure": first_line(error)}
 
 
-def cells(todo: Sequence[tuple[str, str]], target: Target, seconds: float) -> Iterator[tuple[tuple[str, str], Cell]]:
-    """Each cell as it is ready. They share a worker process, which is replaced when native code brings it down."""
+def cells(
+    todo: Sequence[tuple[str, str]], target: Target, seconds: float, limit: float
+) -> Iterator[tuple[tuple[str, str], Cell]]:
+    """Each cell as it is ready. They share a worker process, which is replaced when one takes longer than `limit` s."""
     pool = _pool()
     try:
         for key in todo:
             try:
-                cell = pool.submit(attempt, *key, target, seconds).result()
-            except BrokenProcessPool:
-                pool, cell = _pool(), {"failure": "the process died"}
+                cell = pool.apply_async(attempt, (*key, target, seconds)).get(limit)
+            except TimeoutError:  # also when native code brought the process down: a pool does not tell
+                pool.terminate()
+                pool, cell = _pool(), {"failure": f"no answer within {limit:g} s"}
             yield key, cell
     finally:
-        pool.shutdown()
+        pool.terminate()
 
 
-def _pool() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+def _pool() -> Pool:
+    return get_context("spawn").Pool(1)
 
 
 def rounded(cell: Cell) -> Cell:
@@ -169,6 +171,7 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES), metavar="NAME")
     parser.add_argument("--device", default="cpu@1", help="a target: cpu@1, cuda:0@32")
     parser.add_argument("--seconds", type=float, default=1.0, help="the longest that one measurement may take")
+    parser.add_argument("--limit", type=float, default=120.0, help="seconds after which a cell has failed")
     parser.add_argument("--again", action="store_true", help="run cells that are in the file already")
     arguments = parser.parse_args()
     target, matrix = Target.parse(arguments.device), read(arguments.json)
@@ -182,7 +185,7 @@ def main() -> None:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns) as progress:
         bar = progress.add_task("methods x families", total=len(todo))
-        for (method, family), cell in cells(todo, target, arguments.seconds):
+        for (method, family), cell in cells(todo, target, arguments.seconds, arguments.limit):
             matrix["cells"].setdefault(method, {})[family] = cell
             write(matrix, arguments.json)
             if "failure" in cell:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -23,9 +22,6 @@ class QuantizationAware(PackedWeights):
     clip: float | None = None
     """Weights beyond it get no gradient, since their codes could not change any more; None for no bound."""
 
-    def searches(self, plan: Plan) -> bool:
-        return False  # as in training, where a search at each step would take too long
-
     def reshape(self, model: nn.Module, plan: Plan) -> nn.Module:
         """Puts a rounding before each weight. Weights that layers share stay shared."""
         wanted = grids(plan)
@@ -42,7 +38,8 @@ class QuantizationAware(PackedWeights):
         return super().restore(_without_rounding(model), plan, target)
 
     def skipped(self, model: nn.Module, plan: Plan) -> Mapping[str, str]:
-        return super().skipped(_without_rounding(copy.deepcopy(model)), plan)
+        rounded = {name for name, _, _ in _rounded_weights(model)}
+        return {name: reason for name, reason in super().skipped(model, plan).items() if name not in rounded}
 
 
 class _Rounding(nn.Module):
@@ -77,8 +74,14 @@ class _StraightThrough(torch.autograd.Function):
 
 def _without_rounding(model: nn.Module) -> nn.Module:
     """The trained weights as plain parameters again."""
-    for module in list(model.modules()):
-        for attribute, rounding in list(getattr(module, "parametrizations", {}).items()):
-            if any(isinstance(part, _Rounding) for part in rounding):
-                remove_parametrizations(module, attribute, leave_parametrized=False)
+    for _, module, attribute in list(_rounded_weights(model)):
+        remove_parametrizations(module, attribute, leave_parametrized=False)
     return model
+
+
+def _rounded_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Name, layer and attribute of each weight that is rounded while it is trained."""
+    for prefix, module in model.named_modules():
+        for attribute, parts in getattr(module, "parametrizations", {}).items():
+            if any(isinstance(part, _Rounding) for part in parts):
+                yield (f"{prefix}.{attribute}" if prefix else attribute), module, attribute

@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
 from autocompress import Method, Technique
+from autocompress.artifact import seal, write_model
 from autocompress.plugins import registry
-from autocompress.testing import MethodContract
+from autocompress.testing import MethodContract, alone_in_recipe
 from autocompress.testing_families import FAMILIES
+from tests.contract.other_process import named_outputs
 
 
 class FamilyContract(MethodContract):
+    """With one process more, which loads what all methods saved."""
+
     tasks = FAMILIES
+
+    def test_artifacts_load_in_another_process(self, tmp_path: Path) -> None:
+        """One process for all, since a process takes seconds to start; what is wrong is told by method and family."""
+        allowed = {}
+        for method in self.methods_under_test():
+            for task in (factory() for factory in self.tasks.values()):
+                if self.reason(method, task) is None:
+                    made, folder = self.compress_once(method, task), tmp_path / f"{method.name}.{task.name}"
+                    folder.mkdir()
+                    write_model(folder, made, alone_in_recipe(method), self.target, registry())
+                    seal(folder)
+                    save_file(named_outputs(made.model, task, self.target), tmp_path / f"{folder.name}.outputs")
+                    allowed[folder.name] = method.reload_error
+        assert allowed, "a method is applicable to a family"
+        process = subprocess.run(
+            [sys.executable, "-m", "tests.contract.other_process", str(tmp_path), str(self.target)],
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+        )
+        assert process.returncode == 0, process.stderr
+        found: dict[str, Any] = json.loads((tmp_path / "errors.json").read_text())
+        assert found.keys() == allowed.keys()
+        wrong = {name: error for name, error in found.items() if isinstance(error, str) or error > allowed[name]}
+        assert wrong == {}, "outputs differ by more than reload_error, or the artifact does not load"
 
 
 def methods_of(technique: Technique) -> list[Method]:
