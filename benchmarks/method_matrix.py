@@ -3,7 +3,7 @@
     python benchmarks/method_matrix.py --json benchmarks/method_matrix.json
 
 What is in the file already is kept, so an interrupted run is continued by the same command; `--again` runs the chosen
-methods and families anew. `python benchmarks/methods_document.py` then writes what was found into docs/methods.md.
+methods and families anew. `python -m benchmarks.methods_document` then writes what was found into docs/methods.md.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ Cell = dict[str, Any]
 Matrix = dict[str, Any]
 """`{"machine": {...}, "cells": {method: {family: Cell}}}`."""
 
+LONGEST = 300
+"""Characters kept of a failure: some list all that they know."""
 FILE = Path(__file__).with_name("method_matrix.json")
 
 
@@ -100,7 +102,7 @@ def attempt(method_name: str, family: str, target: Target, seconds: float) -> Ce
             warnings.simplefilter("ignore")  # of libraries: nothing that a figure would say more with
             return rounded(measure(method_name, family, target, seconds))
     except Exception as error:  # a defect of the method, or of the engine
-        return {"failure": first_line(error)}
+        return {"failure": first_line(error)[:LONGEST]}
 
 
 def cells(
