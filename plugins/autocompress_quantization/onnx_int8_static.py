@@ -12,8 +12,9 @@ from autocompress_acceleration.nesting import flatten
 from autocompress import Choice, Integer, Parameter, Plan, Task
 from autocompress_quantization.onnx_int8 import OnnxInt8, reduce_range
 
-BETWEEN = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Reshape", "Flatten", "Concat")
-"""Operators between those with weights, on which values can stay int8."""
+BETWEEN = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Reshape", "Flatten")
+"""Operators between those with weights, on which values can stay int8. Those that join branches (Add, Concat) are left
+out: one range for both would round a transformer's residual stream away."""
 
 
 class OnnxInt8Static(OnnxInt8):
