@@ -1,6 +1,6 @@
 """Compress torchvision's ResNet-18, 11 million parameters, on Fashion-MNIST.
 
-    autocompress search examples/fashion_resnet.py:task --space cnn_runtime --limit 'accuracy_drop <= 1%' \\
+    autocompress search examples/fashion_resnet.py:task --space cnn_runtimes --limit 'accuracy_drop <= 1%' \\
         --limit 'size <= 10% of baseline' --limit 'latency <= 25% of baseline' --hours 0.5
 
 Needs no GPU. The data are those of `fashion_mnist.py`, in the folder that AUTOCOMPRESS_DATA names; the baseline is

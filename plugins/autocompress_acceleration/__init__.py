@@ -27,5 +27,11 @@ __all__ = [
 @hookimpl
 def autocompress_methods() -> Iterable[Method]:
     return [
-        BatchNormFolding(), ChannelsLast(), ParallelBatches(), CudaGraphs(), TorchCompile(), AotInductor(), OnnxRuntime(),
-    ]  # fmt: skip
+        BatchNormFolding(),
+        ChannelsLast(),
+        ParallelBatches(),
+        CudaGraphs(),
+        TorchCompile(),
+        AotInductor(),
+        OnnxRuntime(),
+    ]

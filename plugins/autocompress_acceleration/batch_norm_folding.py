@@ -49,7 +49,7 @@ class BatchNormFolding(Method):
 
     def skipped(self, model: nn.Module, plan: Plan) -> Mapping[str, str]:
         return {
-            name: "its input is no convolution or linear layer that only it reads"
+            name: "no convolution or linear layer that only it reads can take it up"
             for name, module in model.named_modules()
             if isinstance(module, _NORMS)
         }
@@ -81,14 +81,15 @@ def fold(model: nn.Module, pairs: list[list[str]]) -> nn.Module:
 def _fused(layer: Any, norm: Any) -> nn.Module:
     if isinstance(layer, nn.Linear):
         return fuse_linear_bn_eval(layer, norm)
-    return fuse_conv_bn_eval(layer, norm, transpose=isinstance(layer, _TRANSPOSED))
+    fused: nn.Module = fuse_conv_bn_eval(layer, norm, transpose=isinstance(layer, _TRANSPOSED))
+    return fused
 
 
 def _neighbours(model: nn.Module, inputs: Any) -> list[list[str]]:
     """Layers and norms that run once, the norm on the very tensor that the layer gave."""
     calls: Counter[str] = Counter()
     given: list[tuple[str, Tensor]] = []  # kept alive, so that no other tensor takes its place in memory
-    found = []
+    found: list[list[str]] = []
 
     def note_layer(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:

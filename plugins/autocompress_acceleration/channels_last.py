@@ -29,4 +29,4 @@ class ChannelsLast(Method):
         return self.restore(model, plan, target)
 
     def restore(self, model: nn.Module, plan: Plan, target: Target) -> nn.Module:
-        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        return model.to(memory_format=torch.channels_last)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from autocompress import Method, NotApplicable, NotForTarget, Plan, Target, Task, Technique, Trait
 from autocompress.errors import first_line
 from autocompress.tensors import call, map_tensors, to_device
-from autocompress_acceleration.wrapper import Wrapper
+from autocompress_acceleration.wrapper import Wrapper, all_tensors
 
 WARM_UP, SHAPES = 3, 8
 
@@ -54,7 +54,7 @@ class GraphedModel(Wrapper):
         self._graphs: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Any]] = {}
 
     def run(self, inputs: Any) -> Any:
-        tensors = _tensors(inputs)
+        tensors = all_tensors(inputs)
         key = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
         if key not in self._graphs:
             if len(self._graphs) == SHAPES or torch.is_grad_enabled():
@@ -68,7 +68,7 @@ class GraphedModel(Wrapper):
 
     def _record(self, inputs: Any) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Any]:
         places = map_tensors(torch.clone, inputs)
-        stream = torch.cuda.Stream()
+        stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # kernels are chosen and memory is taken before the recording
             for _ in range(WARM_UP):
@@ -77,15 +77,4 @@ class GraphedModel(Wrapper):
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             outputs = call(self.model, places)
-        return graph, _tensors(places), outputs
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    map_tensors(note, value)
-    return found
+        return graph, all_tensors(places), outputs

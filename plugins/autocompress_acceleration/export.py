@@ -20,7 +20,7 @@ from torch.export import Dim, ExportedProgram
 from autocompress import NotApplicable, Task
 from autocompress.data import batches
 from autocompress.errors import first_line
-from autocompress.tensors import call
+from autocompress.tensors import call, to_device
 from autocompress_acceleration.nesting import Nesting, assemble, describe, flatten
 
 EXAMPLES = 4
@@ -92,7 +92,8 @@ class Traceable:
     @classmethod
     def of(cls, model: nn.Module, task: Task) -> Traceable:
         """Raises NotApplicable for inputs or outputs that are no tensors."""
-        inputs = task.inputs(EXAMPLES)
+        device = next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
+        inputs = to_device(task.inputs(EXAMPLES), device)
         try:
             with torch.no_grad():
                 outputs = call(model, inputs)
@@ -109,12 +110,17 @@ class Traceable:
                 f"{first_line(error)}; a Hugging Face model gives no cache with `use_cache=False`"
             ) from error
 
-    def export(self) -> ExportedProgram:
+    @property
+    def dynamic_shapes(self) -> tuple[dict[int, Any], ...]:
+        """`dynamic` as torch.export takes it, for a graph of flat tensors."""
+        return tuple(dict.fromkeys(dims, Dim.AUTO) for dims in self.dynamic)
+
+    def export(self, strict: bool = False) -> ExportedProgram:
         """The graph. Raises NotApplicable with torch's reason, also when it would fix a dimension that varies."""
-        shapes = tuple(dict.fromkeys(dims, Dim.AUTO) for dims in self.dynamic)
+        shapes = (self.dynamic_shapes,)  # of `*tensors`
         try:
             with quiet(), plain_attention(), torch.no_grad():
-                program = torch.export.export(self.flat, self.examples, dynamic_shapes=(shapes,), strict=False)
+                program = torch.export.export(self.flat, self.examples, dynamic_shapes=shapes, strict=strict)
         except Exception as error:  # the user's forward, or torch
             raise NotApplicable(f"torch.export must be able to trace the model, but: {first_line(error)}") from error
         self._check_dynamic(program)
@@ -188,17 +194,17 @@ class TaskCache:
             try:
                 made[make] = make(task)
             except NotApplicable as reason:
-                made[make] = reason
-        if isinstance(made[make], NotApplicable):
-            raise NotApplicable(str(made[make]))
+                made[make] = _Refusal(str(reason))  # the exception itself would keep the task alive
+        if isinstance(made[make], _Refusal):
+            raise NotApplicable(made[make].reason)
         result: Made = made[make]
         return result
 
 
+@dataclass(frozen=True)
+class _Refusal:
+    reason: str
+
+
 TRIED = TaskCache()
 """What checks tried on the trained models."""
-
-
-def trained_program(task: Task) -> ExportedProgram:
-    """The trained model's graph; ask for it through `TRIED`, to trace each model once."""
-    return Traceable.of(task.trained_model(), task).export()

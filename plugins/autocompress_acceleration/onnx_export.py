@@ -7,7 +7,9 @@ import importlib.util
 import io
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -90,15 +92,15 @@ def _torch_script(traceable: Traceable) -> Any:
         name: {dim: f"{name}_{dim}" for dim in dims}
         for name, dims in zip(names["input_names"], traceable.dynamic, strict=True)
     }
-    file = io.BytesIO()
-    with _exporter(), _silent(), _explicit_states(traceable.flat):
+    with tempfile.TemporaryDirectory() as folder, _exporter(), _silent(), _explicit_states(traceable.flat):
+        path = Path(folder) / "model.onnx"
         torch.onnx.export(
-            traceable.flat, traceable.examples, file, dynamo=False, dynamic_axes=sizes, opset_version=OPSET, **names
+            traceable.flat, traceable.examples, path, dynamo=False, dynamic_axes=sizes, opset_version=OPSET, **names
         )
-    return onnx.load_from_string(file.getvalue())
+        return onnx.load(path)
 
 
-def _names(traceable: Traceable) -> dict[str, list[str]]:
+def _names(traceable: Traceable) -> dict[str, Any]:
     inputs = [f"input_{index}" for index in range(len(traceable.examples))]
     return {"input_names": inputs, "output_names": [f"output_{index}" for index in range(traceable.outputs)]}
 

@@ -31,7 +31,7 @@ class ParallelBatches(Method):
     max_output_error = 1e-3
 
     def check(self, task: Task, target: Target) -> None:
-        """Raises NotApplicable unless the target has threads and a batch to split, and parts give what the whole does."""
+        """Raises NotApplicable unless there are threads and a batch to split, and parts give what the whole does."""
         if target.is_cuda or target.batch_size < 2 or target.threads < 2:
             raise NotForTarget(
                 f"{self.name} splits a batch over the threads of a CPU (`cpu@8x2`), but the target is {target}"

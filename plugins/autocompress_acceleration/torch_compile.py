@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from autocompress.errors import first_line
 from autocompress.tensors import call
 from autocompress_acceleration.compiler import check_compiler
 from autocompress_acceleration.export import TRIED, quiet
+from autocompress_acceleration.wrapper import Wrapper, all_tensors
 
 
 class TorchCompile(Method):
@@ -42,7 +44,7 @@ class TorchCompile(Method):
 
     def skipped(self, model: nn.Module, plan: Plan) -> Mapping[str, str]:
         return {
-            name.removeprefix("_orig_mod."): "torch.compile leaves recurrent layers to eager PyTorch"
+            name.removeprefix("model."): "torch.compile leaves recurrent layers to eager PyTorch"
             for name, module in model.named_modules()
             if isinstance(module, nn.RNNBase)
         }
@@ -51,17 +53,35 @@ class TorchCompile(Method):
         return self.restore(model, plan, target)
 
     def restore(self, model: nn.Module, plan: Plan, target: Target) -> nn.Module:
+        return CompiledModel(model, plan["mode"], plan["freezing"])
+
+
+class CompiledModel(Wrapper):
+    """A model that is compiled when it is called."""
+
+    def __init__(self, model: nn.Module, mode: str, freezing: bool) -> None:
+        super().__init__(model)
         with quiet():
             import torch._inductor as inductor
-        options = inductor.list_mode_options(None if plan["mode"] == "default" else plan["mode"])
-        compiled = torch.compile(model, options={**options, "freezing": plan["freezing"], "compile_threads": 1})
-        assert isinstance(compiled, nn.Module)
-        return compiled
+        self._freezing = inductor.config.patch(freezing=freezing)
+        self._compiled = torch.compile(
+            functools.partial(call, model), options={**inductor.list_mode_options(mode), "compile_threads": 1}
+        )
+        self._seen: set[Any] = set()
+
+    def run(self, inputs: Any) -> Any:
+        key = torch.is_inference_mode_enabled(), *(tensor.shape for tensor in all_tensors(inputs))
+        if key in self._seen:
+            return self._compiled(inputs)
+        self._seen.add(key)
+        # Among the options it would come too late: the tracer, too, asks whether weights are constants.
+        with quiet(), self._freezing:
+            return self._compiled(inputs)
 
 
 def _check_captured(task: Task) -> None:
     """Raises NotApplicable unless some graph that torch.compile captures computes something."""
-    operations = []
+    operations: list[torch.fx.Node] = []
 
     def count(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
         operations.extend(node for node in graph.graph.nodes if node.op.startswith("call"))
@@ -69,7 +89,9 @@ def _check_captured(task: Task) -> None:
 
     try:
         with quiet(), torch.no_grad():
-            call(torch.compile(task.trained_model(), backend=count), task.inputs(2))
+            model = torch.compile(task.trained_model(), backend=count)
+            assert isinstance(model, nn.Module)
+            call(model, task.inputs(2))
     except Exception as error:  # the user's forward, or torch
         raise NotApplicable(f"torch.compile must be able to run the model, but: {first_line(error)}") from error
     if not operations:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+
+from autocompress.tensors import map_tensors
 
 
 class Wrapper(nn.Module):
@@ -19,3 +21,15 @@ class Wrapper(nn.Module):
 
     def run(self, inputs: Any) -> Any:
         raise NotImplementedError
+
+
+def all_tensors(value: Any) -> list[Tensor]:
+    """All tensors in a nested value, in order."""
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(note, value)
+    return found

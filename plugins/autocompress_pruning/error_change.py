@@ -25,8 +25,9 @@ class StructuredErrorChange(StructuredPruning):
     """Removes the channels without which the loss changes least, measured by leaving them out.
 
     The truth that `structured_taylor` and `structured_hessian` estimate, for one channel at a time, at the price of a
-    forward pass each; a channel without which the loss falls goes first. Where there are more channels than `evaluations`, those of like size are left out together.
-    Good for small models and few channels; slow for large ones, where the estimates do as well.
+    forward pass each; a channel without which the loss falls goes first. Where there are more channels than
+    `evaluations`, or than `seconds` allow, those of like size are left out together. Good for small models and few
+    channels; slow for large ones, where the estimates do as well.
     Mozer and Smolensky 1989, "Skeletonization"; ablation as Morcos et al. 2018, "On the Importance of Single
     Directions for Generalization".
     """

@@ -18,6 +18,7 @@ from autocompress_quantization.low_bit_weights import LowBitWeights
 from autocompress_quantization.mixed_precision import MixedPrecision
 from autocompress_quantization.onnx_int8_dynamic import OnnxInt8Dynamic
 from autocompress_quantization.onnx_int8_static import OnnxInt8Static
+from autocompress_quantization.pt2e_int8_static import Pt2eInt8Static
 from autocompress_quantization.ternary_weights import TernaryWeights
 
 METHODS = (
@@ -35,6 +36,7 @@ METHODS = (
     MixedPrecision,
     OnnxInt8Static,
     OnnxInt8Dynamic,
+    Pt2eInt8Static,
 )
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "MixedPrecision",
     "OnnxInt8Dynamic",
     "OnnxInt8Static",
+    "Pt2eInt8Static",
     "TernaryWeights",
 ]
 

@@ -17,7 +17,7 @@ from autocompress_acceleration.onnx_model import OnnxModel
 from torch import nn
 
 from autocompress import Method, NotApplicable, Plan, Target, Task, Technique, Trait
-from autocompress.method import NoEffect
+from autocompress.method import NoEffect, NotForTarget
 from autocompress_quantization.linear import quiet_import
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Gather")
@@ -43,7 +43,7 @@ class OnnxInt8(Method, ABC):
     def check(self, task: Task, target: Target) -> None:
         """Raises NotApplicable unless ONNX Runtime can run the trained model and has int8 kernels for some layer."""
         if target.is_cuda:
-            raise NotApplicable(f"{self.name} is for CPUs: ONNX Runtime has no int8 kernels for CUDA")
+            raise NotForTarget(f"{self.name} is for CPUs: ONNX Runtime has no int8 kernels for CUDA")
         check_onnx(task, target)
         found = [kind for kind, _ in float_weights(TRIED.get(_prepared, task))]
         if not set(found) & set(self.operators):

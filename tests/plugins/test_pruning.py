@@ -382,9 +382,14 @@ def dead(task: Task) -> nn.Module:
 
 @pytest.mark.parametrize(
     ("method", "finds"),
-    [(StructuredTaylor(), True), (StructuredHessian(), True), (StructuredMagnitude(), False), (StructuredBatchNormScale(), False)],
+    [
+        (StructuredTaylor(), True),
+        (StructuredHessian(), True),
+        (StructuredMagnitude(), False),
+        (StructuredBatchNormScale(), False),
+    ],
     ids=lambda value: getattr(value, "name", ""),
-)  # fmt: skip
+)
 def test_methods_that_look_at_data_find_channels_without_effect(method: Method, finds: bool) -> None:
     task = dataclasses.replace(images(), model=dead(images()))
     (removals,) = decide(task, method, ratio=0.2, scope="uniform")["rounds"]
