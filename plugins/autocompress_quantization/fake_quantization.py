@@ -22,6 +22,9 @@ class QuantizationAware(PackedWeights):
     clip: float | None = None
     """Weights beyond it get no gradient, since their codes could not change any more; None for no bound."""
 
+    def searches(self, plan: Plan) -> bool:
+        return False  # as in training, where a search at each step would take too long
+
     def reshape(self, model: nn.Module, plan: Plan) -> nn.Module:
         """Puts a rounding before each weight. Weights that layers share stay shared."""
         wanted = grids(plan)
