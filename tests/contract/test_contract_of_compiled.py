@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tests.contract.families import COMPILED, FamilyContract, methods_named, some_families
+from autocompress.testing_families import FAMILIES
+from tests.contract.families import COMPILED, EVERYWHERE, FamilyContract, methods_named, some_families
 
 
 class TestContract(FamilyContract):
     methods = methods_named(COMPILED)
-    tasks = some_families("features", "images")
+    tasks = FAMILIES if EVERYWHERE else some_families("images")

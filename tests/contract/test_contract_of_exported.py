@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tests.contract.families import EXPORTED, FamilyContract, methods_named, some_families
+from autocompress.testing_families import FAMILIES
+from tests.contract.families import EVERYWHERE, EXPORTED, FamilyContract, methods_named, some_families
 
 
 class TestContract(FamilyContract):
     methods = methods_named(EXPORTED)
-    tasks = some_families("images", "bert", "lstm", "variable_length", "two_heads", "dict_inputs")
+    tasks = FAMILIES if EVERYWHERE else some_families("images", "lstm", "variable_length", "dict_inputs")
