@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -57,7 +57,14 @@ class TorchCompile(Method):
 
 
 class CompiledModel(Wrapper):
-    """A model that is compiled when it is called."""
+    """A model that is compiled when it is called.
+
+    PyTorch keeps what it compiled by the code of `forward`, which trials share, and after 8 of them runs the next ones
+    uncompiled without a word. So each model starts with an empty cache; older ones are compiled again if called.
+    """
+
+    resets: ClassVar[int] = 0
+    """How often the cache was emptied."""
 
     def __init__(self, model: nn.Module, mode: str, freezing: bool) -> None:
         super().__init__(model)
@@ -68,9 +75,11 @@ class CompiledModel(Wrapper):
             functools.partial(call, model), options={**inductor.list_mode_options(mode), "compile_threads": 1}
         )
         self._seen: set[Any] = set()
+        torch.compiler.reset()
+        CompiledModel.resets += 1
 
     def run(self, inputs: Any) -> Any:
-        key = torch.is_inference_mode_enabled(), *(tensor.shape for tensor in all_tensors(inputs))
+        key = self.resets, torch.is_inference_mode_enabled(), *(tensor.shape for tensor in all_tensors(inputs))
         if key in self._seen:
             return self._compiled(inputs)
         self._seen.add(key)
@@ -94,5 +103,7 @@ def _check_captured(task: Task) -> None:
             call(model, task.inputs(2))
     except Exception as error:  # the user's forward, or torch
         raise NotApplicable(f"torch.compile must be able to run the model, but: {first_line(error)}") from error
+    finally:
+        torch.compiler.reset()
     if not operations:
         raise NotApplicable("torch.compile captures no operation of this model")

@@ -54,14 +54,15 @@ class Pt2eInt8Static(Method):
         left = [
             name
             for name, module in model.named_modules()
-            if not _is_quantized(module) and any(weight.ndim > 1 for weight in module.parameters(recurse=False))
+            if name
+            and not _is_quantized(module)
+            and any(weight.ndim > 1 for weight in module.parameters(recurse=False))
         ]
         return {**params, "left": left}
 
     def skipped(self, model: nn.Module, plan: Plan) -> Mapping[str, str]:
-        return dict.fromkeys(
-            plan["left"], "the quantizer has int8 for linear layers that are called as such and for 2-d convolutions"
-        )
+        reason = "the quantizer has int8 for called linear layers and 2-d convolutions only"
+        return dict.fromkeys(plan["left"], reason)
 
     def finalize(self, model: nn.Module, plan: Plan, task: Task, target: Target) -> nn.Module:
         """Raises NoEffect if the quantizer left all weights in floating point."""

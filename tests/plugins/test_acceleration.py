@@ -190,6 +190,16 @@ def test_compiled_models_have_frozen_weights_and_leave_torchs_settings_alone() -
         torch.testing.assert_close(model(inputs), compiled)  # frozen: constants of the machine code
 
 
+def test_every_trial_of_a_process_is_compiled() -> None:
+    method, inputs = TorchCompile(), features().inputs(4)
+    with torch._dynamo.config.patch(recompile_limit=1), torch.no_grad():
+        for _ in range(3):
+            model = method.restore(features().trained_model(), {"freezing": True, "mode": "default"}, CPU)
+            compiled = model(inputs)
+            model.get_parameter("model.0.weight").zero_()
+            torch.testing.assert_close(model(inputs), compiled)
+
+
 def test_recurrent_layers_that_torch_compile_leaves_are_told() -> None:
     method = TorchCompile()
     method.check(lstm(), CPU)
