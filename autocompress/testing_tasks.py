@@ -111,10 +111,10 @@ class _Nested:
 
 
 def _train(model: nn.Module, data: Samples, loss: Callable[[Any, Any], Tensor], collate: Any) -> nn.Module:
-    inputs, targets = next(iter(batches(data, len(data), collate=collate)))
+    loader = list(batches(data, 64, shuffle=True, collate=collate))
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     model.train()
-    for _ in range(60):
+    for inputs, targets in loader * 20:
         optimizer.zero_grad()
         loss(call(model, inputs), targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step()

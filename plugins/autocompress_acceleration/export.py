@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
 from autocompress import NotApplicable, Task
 from autocompress.data import batches
@@ -132,7 +133,7 @@ class Traceable:
         for name, dims in zip(names, self.dynamic, strict=True):
             for dim in sorted(dims):
                 size = values[name].shape[dim]
-                if isinstance(size, int):
+                if is_concrete_int(size):
                     raise NotApplicable(
                         f"the exported model must take any size of dimension {dim} of input {name!r},"
                         f" but its code fixes it to {size}"

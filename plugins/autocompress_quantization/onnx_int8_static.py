@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,11 @@ from autocompress_acceleration.export import Interface
 from autocompress_acceleration.nesting import flatten
 
 from autocompress import Choice, Integer, Parameter, Plan, Task
-from autocompress.tensors import first_tensor
 from autocompress_quantization.onnx_int8 import OnnxInt8, reduce_range
 
-BETWEEN = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Reshape", "Flatten", "Concat")
-"""Operators between those with weights, on which values can stay int8."""
+BETWEEN = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Reshape", "Flatten")
+"""Operators between those with weights, on which values can stay int8. Those that join branches (Add, Concat) are left
+out: one range for both would round a transformer's residual stream away."""
 
 
 class OnnxInt8Static(OnnxInt8):
@@ -63,26 +62,30 @@ class OnnxInt8Static(OnnxInt8):
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=methods[plan["calibration"]],
-            extra_options={"MatMulConstBOnly": True},  # attention's products of activations stay as they are
+            extra_options={
+                "MatMulConstBOnly": True,  # attention's products of activations stay as they are
+                "CalibStridedMinMax": 1,  # one batch at a time, for all ways: batches may differ in shape
+            },
         )
 
 
 class _Reader:
-    """Calibration batches as ONNX Runtime asks for them (its `CalibrationDataReader`), all of one shape.
-
-    It puts the values of a tensor of all batches into one array, so those of the shape that most have are taken.
-    """
+    """Calibration batches as ONNX Runtime asks for them (its `CalibrationDataReader`)."""
 
     def __init__(self, names: list[str], task: Task, interface: Interface, samples: int) -> None:
-        batches = list(task.calibration_inputs(samples))
-        common, _ = Counter(first_tensor(batch).shape for batch in batches).most_common(1)[0]
-        chosen = [batch for batch in batches if first_tensor(batch).shape == common]
-        self._batches: Iterator[dict[str, Any]] = iter(
-            [
-                {name: tensor.numpy() for name, tensor in zip(names, flatten(interface.inputs, batch), strict=True)}
-                for batch in chosen
-            ]
-        )
+        self._names, self._interface = names, interface
+        self._batches = list(task.calibration_inputs(samples))
+        self._next = iter(self._batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self._next = iter(self._batches[start_index:end_index])
 
     def get_next(self) -> dict[str, Any] | None:
-        return next(self._batches, None)
+        batch = next(self._next, None)
+        if batch is None:
+            return None
+        tensors = flatten(self._interface.inputs, batch)
+        return {name: tensor.numpy() for name, tensor in zip(self._names, tensors, strict=True)}

@@ -20,7 +20,6 @@ from autocompress_quantization.onnx_int8 import reduce_range
 
 _QUANTIZED = (torch.ops.aten.linear.default, torch.ops.aten.conv2d.default)
 """What the quantizer has int8 kernels for."""
-_LAYERS = (nn.Linear, nn.Conv2d)
 
 
 class Pt2eInt8Static(Method):
@@ -55,12 +54,14 @@ class Pt2eInt8Static(Method):
         left = [
             name
             for name, module in model.named_modules()
-            if not isinstance(module, _LAYERS) and any(weight.ndim > 1 for weight in module.parameters(recurse=False))
+            if not _is_quantized(module) and any(weight.ndim > 1 for weight in module.parameters(recurse=False))
         ]
         return {**params, "left": left}
 
     def skipped(self, model: nn.Module, plan: Plan) -> Mapping[str, str]:
-        return dict.fromkeys(plan["left"], "it is neither a linear layer nor a 2-d convolution")
+        return dict.fromkeys(
+            plan["left"], "the quantizer has int8 for linear layers that are called as such and for 2-d convolutions"
+        )
 
     def finalize(self, model: nn.Module, plan: Plan, task: Task, target: Target) -> nn.Module:
         """Raises NoEffect if the quantizer left all weights in floating point."""
@@ -78,6 +79,11 @@ class Pt2eInt8Static(Method):
 
     def load(self, folder: Path, plan: Plan, target: Target) -> AotModel:
         return AotModel.load(folder)
+
+
+def _is_quantized(module: nn.Module) -> bool:
+    inside_attention = isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear)
+    return isinstance(module, nn.Linear | nn.Conv2d) and not inside_attention
 
 
 def _check_quantizable(task: Task) -> None:

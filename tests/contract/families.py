@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
-from autocompress import Method, Technique
+from autocompress import Method, Task, Technique
 from autocompress.artifact import seal, write_model
 from autocompress.plugins import registry
 from autocompress.testing import MethodContract, alone_in_recipe
@@ -49,5 +51,23 @@ class FamilyContract(MethodContract):
         assert wrong == {}, "outputs differ by more than reload_error, or the artifact does not load"
 
 
+COMPILED = ("torch_compile", "aot_inductor", "pt2e_int8_static")
+"""They compile C++ for half a minute a model."""
+EXPORTED = ("onnx_runtime", "onnx_int8_static", "onnx_int8_dynamic")
+"""They export a model for some seconds."""
+EVERYWHERE = bool(os.environ.get("AUTOCOMPRESS_ALL_FAMILIES"))
+"""Whether those, too, are tested on every family, which takes half an hour."""
+
+
 def methods_of(technique: Technique) -> list[Method]:
-    return [method for method in registry().methods.values() if method.technique is technique]
+    """The installed methods of a technique that are quick enough for every family."""
+    slow = () if EVERYWHERE else COMPILED + EXPORTED
+    return [m for m in registry().methods.values() if m.technique is technique and m.name not in slow]
+
+
+def methods_named(names: Sequence[str]) -> list[Method]:
+    return [registry().get(name) for name in names]
+
+
+def some_families(*names: str) -> dict[str, Callable[[], Task]]:
+    return {name: FAMILIES[name] for name in names}

@@ -104,7 +104,9 @@ def test_another_search_is_refused(change: dict[str, Any], message: str, setting
 
 
 @pytest.mark.parametrize(
-    "change", [{"model": other_model()}, {"name": "other"}, {"metrics": (ACCURACY, Metric("f1", min))}], ids=str
+    "change",
+    [{"model": other_model()}, {"name": "other"}, {"metrics": (ACCURACY, Metric("f1", min))}],
+    ids=["model", "name", "metrics"],
 )
 def test_another_task_is_refused(change: dict[str, Any], settings: Settings) -> None:
     open_and_close(settings)
