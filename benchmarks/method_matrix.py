@@ -90,6 +90,7 @@ def measure(method_name: str, family: str, target: Target, seconds: float) -> Ce
         "metric": objective,
         "metric_before": before,
         "metric_after": after,
+        "seconds": seconds,
         "took_s": time.monotonic() - start,
     }
 
@@ -153,13 +154,12 @@ def write(matrix: Matrix, path: Path) -> None:
     os.replace(partial, path)
 
 
-def machine(target: Target, seconds: float) -> dict[str, Any]:
+def machine(target: Target) -> dict[str, Any]:
     return {
         "date": str(date.today()),
         "target": str(target),
         "hardware": hardware_name(target),
         "cores": os.cpu_count(),
-        "seconds": seconds,
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="run cells that are in the file already")
     arguments = parser.parse_args()
     target, matrix = Target.parse(arguments.device), read(arguments.json)
-    matrix["machine"] = machine(target, arguments.seconds)
+    matrix["machine"] = machine(target)
     todo = [
         (method, family)
         for family in arguments.families  # a family is trained once

@@ -58,9 +58,11 @@ def _plugins() -> list[Plugin]:
 
 def _machine(matrix: Matrix) -> str:
     machine = matrix["machine"]
+    measured = [cell for row in matrix["cells"].values() for cell in row.values() if _is_measured(cell)]
+    seconds = " or ".join(f"{value:g}" for value in sorted({cell["seconds"] for cell in measured}))
     return (
         f"Recorded on {machine['date']}: {machine['hardware']}, {machine['cores']} cores, target {machine['target']},"
-        f" torch {machine['torch']}, Python {machine['python']}, up to {machine['seconds']:g} s a measurement.\n"
+        f" torch {machine['torch']}, Python {machine['python']}, up to {seconds} s a measurement.\n"
     )
 
 
