@@ -128,10 +128,13 @@ def plugins_list(as_json: AsJson = False) -> None:
 
 
 def _print_plugins(rows: list[dict[str, Any]]) -> None:
-    table = Table("plugin", "distribution", "status", "methods", box=None, pad_edge=False)
+    table = Table("plugin", "distribution", "status", "technique", "method", box=None, pad_edge=False)
     for row in rows:
-        methods = ", ".join(f"{method['name']} ({method['technique']})" for method in row["methods"])
-        table.add_row(row["plugin"], f"{row['distribution']} {row['version']}", row["status"], methods or row["reason"])
+        start = (row["plugin"], f"{row['distribution']} {row['version']}", row["status"])
+        if not row["methods"]:
+            table.add_row(*start, "", row["reason"])
+        for method in row["methods"]:
+            table.add_row(*start, method["technique"], method["name"])
     report.output().print(table)
 
 
