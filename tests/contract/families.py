@@ -60,13 +60,18 @@ COMPILED = ("torch_compile", "aot_inductor", "pt2e_int8_static")
 """They compile C++ for half a minute a model."""
 EXPORTED = ("onnx_runtime", "onnx_int8_static", "onnx_int8_dynamic")
 """They export a model for some seconds."""
+VARIANTS = (
+    "structured_batch_norm_scale", "structured_error_change", "structured_hessian", "structured_lamp",
+    "structured_random",
+)  # fmt: skip
+"""They differ from `structured_magnitude` and `structured_taylor` only in how channels are ranked."""
 EVERYWHERE = bool(os.environ.get("AUTOCOMPRESS_ALL_FAMILIES"))
 """Whether those, too, are tested on every family, and all that is saved is loaded elsewhere: half an hour."""
 
 
 def methods_of(technique: Technique) -> list[Method]:
     """The installed methods of a technique that are quick enough for every family."""
-    slow = COMPILED + EXPORTED  # have files of their own
+    slow = COMPILED + EXPORTED + VARIANTS  # have files of their own
     return [m for m in registry().methods.values() if m.technique is technique and m.name not in slow]
 
 
