@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,16 @@ def _check_quantizable(task: Task) -> None:
     graph = Traceable.of(task.trained_model(), task).export(strict=True).graph
     if not any(node.target in _QUANTIZED for node in graph.nodes):
         raise NotApplicable("int8 kernels are for linear layers and 2-d convolutions, but this model has none")
+    if any(node.target in _QUANTIZED and _reads_steps(node.args[0]) for node in graph.nodes):
+        # torchao 0.18 compares a size that varies with the batch where it looks for such a layer, and raises.
+        raise NotApplicable("torchao cannot compile a linear layer over all steps of an LSTM or GRU, as this model has")
+
+
+def _reads_steps(node: Any) -> bool:
+    """Whether a node is the output of a recurrent layer, each step's."""
+    while node.target is operator.getitem or "transpose" in str(node.target):
+        node = node.args[0]
+    return str(node.target).startswith(("aten.lstm", "aten.gru"))
 
 
 def _quantize(traceable: Traceable, task: Task, samples: int) -> GraphModule:
