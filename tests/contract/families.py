@@ -52,8 +52,9 @@ class FamilyContract(MethodContract):
         """Each method with two of the families that it is applicable to, other ones for other methods."""
         for turn, method in enumerate(self.methods_under_test()):
             tasks = [task for factory in self.tasks.values() if self.reason(method, task := factory()) is None]
-            chosen = tasks if EVERYWHERE else [*tasks[turn % len(tasks) :], *tasks][:2] if tasks else []
-            yield from ((method, task) for task in chosen)
+            first = turn % max(len(tasks), 1)
+            turned = tasks[first:] + tasks[:first]
+            yield from ((method, task) for task in (turned if EVERYWHERE else turned[:2]))
 
 
 COMPILED = ("torch_compile", "aot_inductor", "pt2e_int8_static")

@@ -63,9 +63,10 @@ def test_the_hardware_has_a_name() -> None:
 
 
 WORKER = """
-import sys
+import signal, sys
 from pathlib import Path
 from autocompress.measure.device import DeviceLock, Target
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
 lock = DeviceLock(Target("cpu"), Path(sys.argv[1]))
 print("ready", flush=True)
 while way := sys.stdin.readline().strip():
