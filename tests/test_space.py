@@ -87,7 +87,14 @@ class Breaks(Pack):
         raise RuntimeError("out of luck\nand more")
 
 
-PLUGINS = Registry((Plugin("mine", "acme", "1.0", (Pack(), Cut(), Teach(), Refuses(), Breaks())),))
+class HasNoSpace(Pack):
+    name = "has_no_space"
+
+    def search_space(self, task: Task) -> Mapping[str, Parameter]:
+        raise KeyError("vocabulary")
+
+
+PLUGINS = Registry((Plugin("mine", "acme", "1.0", (Pack(), Cut(), Teach(), Refuses(), Breaks(), HasNoSpace())),))
 
 
 def bound(task: Task, **space: Any) -> BoundSpace:
@@ -164,6 +171,7 @@ def test_the_methods_of_no_space_are_all_that_apply(task: Task) -> None:
     assert fitted.left_out == {
         "refuses": "there is nothing to pack",
         "breaks": "its check or search space failed, of acme 1.0: RuntimeError: out of luck",
+        "has_no_space": "its check or search space failed, of acme 1.0: KeyError: 'vocabulary'",
     }
 
 

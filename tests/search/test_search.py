@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,3 +159,16 @@ def test_a_test_split_that_cannot_be_scored_costs_only_its_scores(
     assert list(run.trials["state"]) == ["ok"] and run.test_scores == {}
     told = "the test split could not be scored, so the front is reported without it: NotANumber: the model's"
     assert told in capsys.readouterr().err
+
+
+def test_what_a_task_file_prints_is_no_part_of_the_json(tmp_path: Path) -> None:
+    (tmp_path / "chatty.py").write_text("from tests.search.searching import task\nprint('hello')\n")
+    ended = subprocess.run(
+        [sys.executable, "-m", "autocompress", "search", "chatty.py:task", "--space", "quickstart", "--trials", "1",
+         "--latency-seconds", "0.05", "--json"],
+        capture_output=True, text=True, timeout=240, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["trials"]
+    assert "hello" in ended.stderr
