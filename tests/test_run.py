@@ -213,3 +213,10 @@ def test_a_baseline_that_failed_is_none(task: Task, tmp_path: Path) -> None:
     assert list(run.trials["state"]) == ["failed:raise"]
     with pytest.raises(RunError, match="has no scored baseline yet"):
         print(run.baseline)
+
+
+def test_damaged_test_scores_are_told(task: Task, tmp_path: Path) -> None:
+    path = make_run(task, tmp_path / "mine", [])
+    (path / "test.json").write_text("{")
+    with pytest.raises(RunError, match="mine/test.json is not readable: .*; without it they are scored again"):
+        print(Run(path).test_scores)
