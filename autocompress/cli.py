@@ -52,7 +52,9 @@ def search(
     trials: Annotated[int | None, typer.Option(help="Trials in all.  [default: 50, or no bound with --hours]")] = None,
     hours: Annotated[float | None, typer.Option(help="Wall time of this call.")] = None,
     minutes_per_trial: Annotated[float | None, typer.Option(help="A longer trial fails.")] = None,
-    target: Annotated[str | None, typer.Option(help="Where latency is measured: cpu@1, cuda:0@32.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Where latency is measured: cpu@1, cuda:0@32; may be repeated.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The run's name.  [default: the task's name]")] = None,
     runs: Annotated[Path, typer.Option(help="The folder of runs.")] = Path("runs"),
     workers: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,

@@ -20,7 +20,7 @@ from autocompress.budget import Budget
 from autocompress.document import Document
 from autocompress.errors import ArtifactError, RunError, first_line
 from autocompress.folders import trial_folder
-from autocompress.limits import Limit, check_target, parse_limits
+from autocompress.limits import Limit, parse_limits, target_suffix
 from autocompress.metric import Metric
 from autocompress.outcome import Outcome
 from autocompress.recipe import Recipe
@@ -57,7 +57,7 @@ class RunConfig(Document):
 
     space: SearchSpace
     limits: tuple[str, ...] = ()
-    target: str
+    targets: tuple[str, ...]
     seed: int = 0
     methods: dict[str, str] = {}
     """Those that apply to the task, with the distribution and version of their plugins."""
@@ -127,7 +127,7 @@ class Run:
 
     @property
     def limits(self) -> tuple[Limit, ...]:
-        return parse_limits(self.config.limits, self.metrics)
+        return parse_limits(self.config.limits, self.metrics, self.config.targets)
 
     @functools.cached_property
     def all_trials(self) -> dict[int, tuple[Recipe, Outcome]]:
@@ -168,7 +168,8 @@ class Run:
         """One row a trial, failures included, indexed by number.
 
         Columns: state, the metrics, size_bytes, latency_ms and baseline_latency_ms (medians of the same rounds),
-        speedup with speedup_low and speedup_high (95 % interval), test_<metric> where it was scored, recipe, error,
+        speedup with speedup_low and speedup_high (95 % interval) and the same of each further target with its name
+        (`speedup[cpu@8]`), test_<metric> where it was scored, recipe, error,
         method, plugin, work_s.
         """
         rows = {
@@ -199,8 +200,7 @@ class Run:
 
         Raises NothingFits, naming the nearest trial, when none meets them.
         """
-        wanted = self.limits if limits is None else parse_limits(limits, self.metrics)
-        check_target(wanted, self.config.target)
+        wanted = self.limits if limits is None else parse_limits(limits, self.metrics, self.config.targets)
         names = {number: str(recipe) for number, (recipe, _) in self.all_trials.items()}
         return self.trial(choose(self.scored, self.baseline.scores, self.objective, wanted, names))
 
@@ -214,7 +214,9 @@ class Run:
 
     def _columns(self) -> list[str]:
         names = [metric.name for metric in self.metrics]
-        latency = ["latency_ms", "baseline_latency_ms", "speedup", "speedup_low", "speedup_high"]
+        measured = ["latency_ms", "baseline_latency_ms", "speedup", "speedup_low", "speedup_high"]
+        suffixes = [target_suffix(target, self.config.targets) for target in self.config.targets]
+        latency = [f"{name}{suffix}" for suffix in suffixes for name in measured]
         tests = [f"test_{name}" for name in names]
         return ["state", *names, "size_bytes", *latency, *tests, "recipe", "error", "method", "plugin", "work_s"]
 

@@ -56,7 +56,7 @@ OUTCOMES = [
 def make_run(task: Task, path: Path, outcomes: Sequence[tuple[Recipe, Outcome]]) -> Path:
     """A run's folder with these trials, of which the last is interrupted."""
     limits = parse_limits(["accuracy_drop <= 10%"], task.metrics)
-    settings = Settings(task, SearchSpace(), limits, Budget(trials=9), CPU, path, (), 0, 1, 0.1, False)
+    settings = Settings(task, SearchSpace(), limits, Budget(trials=9), (CPU,), path, (), 0, 1, 0.1, False)
     with open_run(settings) as folder:
         study = SearchStudy(folder.study_url, SPACE, task.objective, limits, seed=0)
         for recipe, outcome in outcomes:

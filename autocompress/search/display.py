@@ -99,10 +99,8 @@ class Display:
         settings, budget = self._settings, self._settings.budget
         spans = [f"{budget.trials} trials" if budget.trials else "", f"{budget.hours:g} h" if budget.hours else ""]
         span = ", ".join(text for text in spans if text) or "until the space is exhausted"
-        hardware = hardware_name(settings.target)
-        self._console.print(
-            f"run {settings.run}: latency on {settings.target} ({hardware}), {span}, {settings.workers} at a time"
-        )
+        where = ", ".join(f"{target} ({hardware_name(target)})" for target in settings.targets)
+        self._console.print(f"run {settings.run}: latency on {where}, {span}, {settings.workers} at a time")
         self._console.print(f"limits: {', '.join(limit.text for limit in settings.limits) or 'none'}")
         self._console.print(f"methods: {', '.join(self._space.parameters) or 'none'}")
         for name, reason in self._space.left_out.items():
@@ -167,11 +165,11 @@ class Display:
         if outcome.state != INFEASIBLE or self._baseline is None:
             return outcome.state
         limits = self._settings.limits
-        broken = [limit.subject for limit in limits if limit.violation(outcome.scores, self._baseline) > 0]
+        broken = [limit.name for limit in limits if limit.violation(outcome.scores, self._baseline) > 0]
         return f"{outcome.state} ({', '.join(broken)})"
 
     def _cells(self, scores: Scores) -> tuple[str, str, str, str]:
-        """Quality, size, latency and speedup."""
+        """Quality, size, and latency and speedup on the first target."""
         return (
             f"{scores[self._objective.name]:.4f}",
             show_bytes(scores["size_bytes"]),

@@ -105,7 +105,7 @@ def run_search(settings: Settings) -> Run:
     """Check everything, search until the budget is spent, score the front on the test split, and read the run back."""
     settings.task.check()
     plugins = registry()
-    space = bind(settings.space, settings.task, plugins, settings.target)
+    space = bind(settings.space, settings.task, plugins, *settings.targets)
     versions = {name: plugins.plugin_of(name).release for name in space.parameters}
     known = known_recipes(settings.space, settings.recipes, space, plugins, settings.task)
     with (
@@ -113,7 +113,9 @@ def run_search(settings: Settings) -> Run:
         log_records_to(folder.log_file, "optuna"),
         Display(settings, space, plugins) as display,
     ):
-        study = SearchStudy(folder.study_url, space, settings.task.objective, settings.limits, settings.seed)
+        study = SearchStudy(
+            folder.study_url, space, settings.task.objective, settings.limits, settings.seed, len(settings.targets)
+        )
         study.adopt_orphans(lambda number: recorded_outcome(folder.path, number))
         for recipe in [Recipe(), *known]:
             study.enqueue(recipe)
@@ -162,7 +164,7 @@ def _context(settings: Settings, folder: RunFolder) -> TrialContext:
     weights = settings.task.weights
     return TrialContext(
         replace(settings.task, weights=weights and Path(weights).resolve()),
-        settings.target,
+        settings.targets,
         folder.path.resolve(),
         settings.seed,
         settings.budget.minutes_per_trial,

@@ -111,7 +111,7 @@ def _check_same(path: Path, record: RunRecord, config: RunConfig) -> None:
         )
     if old_record != record:
         raise RunError(f"run {str(path)!r} was made with another model, data or metrics: choose another --name")
-    for name in ("space", "limits", "target", "seed", "methods"):
+    for name in ("space", "limits", "targets", "seed", "methods"):
         if getattr(old_config, name) != getattr(config, name):
             way_out = "choose another --name"
             if name == "limits":
@@ -131,7 +131,7 @@ def _config(settings: Settings, methods: Mapping[str, str]) -> RunConfig:
     return RunConfig(
         space=settings.space,
         limits=tuple(limit.text for limit in settings.limits),
-        target=str(settings.target),
+        targets=tuple(str(target) for target in settings.targets),
         seed=settings.seed,
         methods=dict(methods),
         budget=settings.budget,
@@ -143,7 +143,7 @@ def _environment(settings: Settings) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "hardware": hardware_name(settings.target),
+        "hardware": {target.device: hardware_name(target) for target in settings.targets},
         "cpus": os.cpu_count(),
         "packages": {name: metadata.version(name) for name in RECORDED_PACKAGES},
         "plugins": {plugin.name: f"{plugin.distribution} {plugin.version}" for plugin in registry().plugins},

@@ -21,10 +21,15 @@ class Settings:
     space: SearchSpace
     limits: tuple[Limit, ...]
     budget: Budget
-    target: Target
+    targets: tuple[Target, ...]
+    """Where latency is measured; what ships is made for the device of the first, and for each other device again."""
     run: Path
     recipes: tuple[Recipe, ...]
     seed: int
     workers: int
     latency_seconds: float
     progress: bool
+
+    @property
+    def target(self) -> Target:
+        return self.targets[0]

@@ -35,7 +35,7 @@ def settings(task: Task, tmp_path: Path) -> Settings:
         space=SPACE,
         limits=parse_limits(["accuracy_drop <= 1%", "size <= 1 MB"], task.metrics),
         budget=Budget(trials=5),
-        target=Target("cpu"),
+        targets=(Target("cpu"),),
         run=tmp_path / "runs" / "mine",
         recipes=(),
         seed=0,
@@ -56,7 +56,7 @@ def test_a_new_folder_says_what_it_belongs_to(settings: Settings) -> None:
     assert run.record.fingerprint == settings.task.fingerprint
     assert run.config.space == SPACE
     assert [limit.text for limit in run.limits] == ["accuracy_drop <= 1%", "size <= 1 MB"]
-    assert (run.config.target, run.config.seed, run.config.budget) == ("cpu@1", 0, Budget(trials=5))
+    assert (run.config.targets, run.config.seed, run.config.budget) == (("cpu@1",), 0, Budget(trials=5))
     environment = json.loads((settings.run / "env.json").read_text())
     assert set(environment["packages"]) >= {"torch", "optuna", "ray", "autocompress"}
     assert environment["plugins"]["pruning"].startswith("autocompress ")
@@ -86,7 +86,7 @@ def other_model() -> nn.Module:
     [
         ({"space": SearchSpace()}, r"different space \(see its config.yaml\): choose another --name$"),
         ({"seed": 1}, r"different seed \(see its config.yaml\): choose another --name$"),
-        ({"target": Target("cpu", 8)}, r"different target \(see its config.yaml\): choose another --name$"),
+        ({"targets": (Target("cpu", 8),)}, r"different targets \(see its config.yaml\): choose another --name$"),
         (
             {"limits": parse_limits(["size <= 2 MB"], [ACCURACY])},
             r"different limits \(see its config.yaml\): choose another --name, or select from it without searching:"
