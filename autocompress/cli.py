@@ -59,6 +59,9 @@ def search(
     runs: Annotated[Path, typer.Option(help="The folder of runs.")] = Path("runs"),
     workers: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
     latency_seconds: Annotated[float, typer.Option(help="The longest that one latency measurement may take.")] = 3.0,
+    hardware_seconds: Annotated[
+        float, typer.Option(help="A target, for its hardware's limits and free acceleration; 0: not at all.")
+    ] = 20.0,
     seed: Annotated[int, typer.Option(help="Of the sampler and the training.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -81,6 +84,7 @@ def search(
             runs=runs,
             workers=workers,
             latency_seconds=latency_seconds,
+            hardware_seconds=hardware_seconds,
             seed=seed,
         )
     _show(report.as_data(run), as_json, lambda: report.print_result(run, report.output()))

@@ -19,6 +19,7 @@ from autocompress.artifact import Artifact
 from autocompress.budget import Budget
 from autocompress.document import Document
 from autocompress.errors import ArtifactError, RunError, first_line
+from autocompress.final import Final, read_finals, read_surroundings
 from autocompress.folders import trial_folder
 from autocompress.limits import Limit, parse_limits, target_suffix
 from autocompress.metric import Metric
@@ -32,7 +33,7 @@ FORMAT = 1
 STUDY_NAME = "autocompress"
 RECIPE, OUTCOME, DUPLICATE_OF = "recipe", "outcome", "duplicate_of"
 """The user attributes of an Optuna trial."""
-RUN_FILE, CONFIG_FILE, ENV_FILE, STUDY_FILE, TEST_FILE = "run.json", "config.yaml", "env.json", "study.db", "test.json"
+RUN_FILE, CONFIG_FILE, ENV_FILE, STUDY_FILE = "run.json", "config.yaml", "env.json", "study.db"
 
 
 class MetricRecord(Document):
@@ -71,8 +72,8 @@ class Trial:
     number: int
     recipe: Recipe
     outcome: Outcome
-    test_scores: dict[str, float]
-    """The metrics on the test split, for trials of the front; empty for others."""
+    final: Final | None
+    """Its figures when it was judged again, for trials of the front; None of others."""
     path: Path
     model: Model | None = None
     students: Mapping[str, Model] = field(default_factory=dict)
@@ -80,6 +81,11 @@ class Trial:
     @property
     def scores(self) -> dict[str, float]:
         return self.outcome.scores
+
+    @property
+    def test_scores(self) -> dict[str, float]:
+        """The metrics on the test split; empty if it was not judged there."""
+        return {} if self.final is None else self.final.test_scores
 
     def load(self, model: Model | None = None) -> nn.Module:
         """The compressed model. `model` is needed only when the run was opened without its task.
@@ -153,15 +159,19 @@ class Run:
         raise RunError(f"{self.path} has no scored baseline yet: let the search run, and longer if its hours ended")
 
     @functools.cached_property
+    def finals(self) -> dict[int, Final]:
+        """The baseline and the front judged once more when the search was over, by trial."""
+        return read_finals(self.path)
+
+    @functools.cached_property
+    def surroundings(self) -> dict[str, Any]:
+        """By target, what the hardware can do at most, and what free acceleration does for the baseline."""
+        return read_surroundings(self.path)
+
+    @property
     def test_scores(self) -> dict[int, dict[str, float]]:
         """Metrics on the test split, by trial."""
-        file = self.path / TEST_FILE
-        if not file.is_file():
-            return {}
-        try:
-            return {int(number): scores for number, scores in json.loads(file.read_text(encoding="utf-8")).items()}
-        except (OSError, ValueError, AttributeError) as error:
-            raise RunError(f"{file} is not readable: {first_line(error)}; without it they are scored again") from None
+        return {number: final.test_scores for number, final in self.finals.items()}
 
     @property
     def trials(self) -> pd.DataFrame:
@@ -210,7 +220,7 @@ class Run:
             raise RunError(f"{self.path} has no scored trial {number}")
         recipe, outcome = self.all_trials[number]
         folder = trial_folder(self.path, number)
-        return Trial(number, recipe, outcome, self.test_scores.get(number, {}), folder, self._model, self._students)
+        return Trial(number, recipe, outcome, self.finals.get(number), folder, self._model, self._students)
 
     def _columns(self) -> list[str]:
         names = [metric.name for metric in self.metrics]

@@ -33,6 +33,7 @@ def search(
     seed: int = 0,
     workers: int | None = None,
     latency_seconds: float = 3.0,
+    hardware_seconds: float = 20.0,
     progress: bool = True,
 ) -> Run:
     """Search for compressed models of a task; the same call on the same run continues it.
@@ -47,6 +48,9 @@ def search(
         recipes: known recipes, tried first.
         workers: trials at a time; on a CPU one for each core, on a GPU one, if None.
         latency_seconds: the longest that one latency measurement may take.
+        hardware_seconds: for each target, how long to find out afterwards what its hardware can do at most and how fast
+            the untouched model is with the acceleration that anybody gets for free; compiling comes on top. 0: not at
+            all.
         progress: whether to show on stderr what happens.
 
     Raises InvalidInput for a task, space, limit or recipe that breaks a rule, RunError when the run's folder is in use,
@@ -64,6 +68,8 @@ def search(
         raise InvalidInput(f"limits are a list of texts, but got the text {limits!r}")
     if latency_seconds <= 0:
         raise InvalidInput(f"latency_seconds must be above 0, but got {latency_seconds}")
+    if hardware_seconds < 0:
+        raise InvalidInput(f"hardware_seconds must be at least 0, but got {hardware_seconds}")
     if workers is not None and workers < 1:
         raise InvalidInput(f"workers must be at least 1, but got {workers}")
     if limits is None:
@@ -80,6 +86,7 @@ def search(
         seed=seed,
         workers=workers or default_workers(targets[0]),
         latency_seconds=latency_seconds,
+        hardware_seconds=hardware_seconds,
         progress=progress,
     )
     return run_search(settings)

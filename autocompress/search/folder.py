@@ -18,6 +18,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from autocompress.errors import RunError
+from autocompress.final import SURROUNDINGS_FILE, Final, final_file
 from autocompress.measure.device import hardware_name
 from autocompress.plugins import registry
 from autocompress.run import (
@@ -25,7 +26,6 @@ from autocompress.run import (
     ENV_FILE,
     RUN_FILE,
     STUDY_FILE,
-    TEST_FILE,
     MetricRecord,
     RunConfig,
     RunRecord,
@@ -57,8 +57,13 @@ class RunFolder:
         with (self.path / EVENTS_FILE).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def write_test_scores(self, scores: Mapping[int, Mapping[str, float]]) -> None:
-        write_whole(self.path / TEST_FILE, json.dumps(scores, indent=1))
+    def write_final(self, number: int, final: Final) -> None:
+        file = final_file(self.path, number)
+        file.parent.mkdir(exist_ok=True)
+        write_whole(file, json.dumps(final.plain()))
+
+    def write_surroundings(self, surroundings: Mapping[str, Any]) -> None:
+        write_whole(self.path / SURROUNDINGS_FILE, json.dumps(surroundings, indent=1))
 
 
 @contextmanager

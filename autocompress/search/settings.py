@@ -28,6 +28,8 @@ class Settings:
     seed: int
     workers: int
     latency_seconds: float
+    hardware_seconds: float
+    """For each target, to find out what its hardware and free acceleration can do; 0 leaves that out."""
     progress: bool
 
     @property

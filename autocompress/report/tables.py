@@ -1,9 +1,6 @@
-"""A run as tables for people and as data for programs."""
+"""A run as tables for people."""
 
 from __future__ import annotations
-
-from collections import Counter
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +8,8 @@ from rich.table import Table
 from autocompress.errors import NothingFits
 from autocompress.limits import Scores, show_bytes, show_ms, target_suffix
 from autocompress.recipe import Recipe
+from autocompress.report.data import failures, status_data
+from autocompress.report.final import final_lines
 from autocompress.run import Run, Trial
 
 
@@ -51,8 +50,10 @@ def print_best(run: Run, best: Trial, console: Console) -> None:
         speedup = f"speedup {best.scores[f'speedup{end}']:.2f}x ({_interval(best.scores, end)})"
         table.add_row(f"latency {target}", *map(show_ms, latency), speedup)
     console.print(table)
-    if not best.test_scores:
-        _say(console, "test: not scored; a search scores the front of its own limits")
+    if best.final is None:
+        _say(console, "not judged on the test split: a search judges the front of its own limits")
+    for line in final_lines(run, best):
+        _say(console, line)
     if best.recipe == Recipe():
         _say(console, "Nothing beats the untouched model under these limits: compression does not help here.")
     _say(console, f"Artifact: {best.path}")
@@ -76,54 +77,6 @@ def print_status(run: Run, console: Console) -> None:
     print_failures(run, console)
     if run.scored:
         console.print(_table(run, [run.trial(number) for number in sorted(run.scored)]))
-
-
-def failures(run: Run) -> dict[str, list[int]]:
-    """Numbers of the failed trials by cause."""
-    found: dict[str, list[int]] = {}
-    for number, (_, outcome) in run.all_trials.items():
-        if outcome.failed:
-            found.setdefault(outcome.state, []).append(number)
-    return found
-
-
-def as_data(run: Run) -> dict[str, Any]:
-    """The result of a search."""
-    data = status_data(run)
-    data["front"] = [trial_data(run.trial(int(number))) for number in run.front.index]
-    data["baseline"] = trial_data(run.baseline)
-    try:
-        data["best"] = trial_data(run.best())
-    except NothingFits as nothing:
-        data["best"], data["nearest"] = None, str(nothing)
-    return data
-
-
-def status_data(run: Run) -> dict[str, Any]:
-    states = Counter(outcome.state for _, outcome in run.all_trials.values())
-    return {
-        "run": str(run.path),
-        "targets": list(run.config.targets),
-        "limits": list(run.config.limits),
-        "budget": run.config.budget.plain(),
-        "trials": len(run.all_trials),
-        "states": dict(states),
-        "failures": failures(run),
-    }
-
-
-def best_data(run: Run, best: Trial) -> dict[str, Any]:
-    return {"run": str(run.path), "best": trial_data(best), "baseline": trial_data(run.baseline)}
-
-
-def trial_data(trial: Trial) -> dict[str, Any]:
-    return {
-        "trial": trial.number,
-        "recipe": trial.recipe.plain(),
-        "scores": trial.scores,
-        "test_scores": trial.test_scores,
-        "path": str(trial.path),
-    }
 
 
 def _table(run: Run, trials: list[Trial]) -> Table:
