@@ -43,9 +43,7 @@ def size_figure(breakdowns: Mapping[str, Breakdown]) -> Figure:
     return figure.update_layout(barmode="stack", yaxis_title="bytes on disk", legend_title="stored as")
 
 
-def front_figure(
-    trials: pd.DataFrame, front: Iterable[Hashable], baseline: Hashable, objective_name: str
-) -> Figure:
+def front_figure(trials: pd.DataFrame, front: Iterable[Hashable], baseline: Hashable, objective_name: str) -> Figure:
     """Quality against size, coloured by speed-up; the front is a line, the baseline a star, recipes are told on hover.
 
     `trials` is `Run.trials`; `front` holds numbers of its rows (`Run.front.index`) and `baseline` is one. Trials that

@@ -30,6 +30,8 @@ _LOOKUPS = {aten.embedding, aten.index, aten.index_select, aten.gather, aten.tak
 """They read no more of their first argument than they give."""
 _WRITES = {aten.copy_, aten.fill_, aten.zero_}
 """They overwrite their first argument without reading it."""
+_BATCH_NORMS = {aten.native_batch_norm, aten._native_batch_norm_legit_no_training, aten.cudnn_batch_norm}
+"""At inference they give no statistics, only room for them on some devices."""
 
 
 @dataclass(frozen=True)
@@ -158,9 +160,17 @@ class _Counter(TorchDispatchMode):
         return result
 
     def _note(
-        self, operator: Any, formula: Callable[..., int] | None, args: Any, kwargs: Any, given: list[Tensor], result: Any
+        self,
+        operator: Any,
+        formula: Callable[..., int] | None,
+        args: Any,
+        kwargs: Any,
+        given: list[Tensor],
+        result: Any,
     ) -> None:
         written = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        if operator in _BATCH_NORMS:
+            written = written[:1]
         if not given and not written:
             return
         if formula is None and multiplies_matrices(operator):
