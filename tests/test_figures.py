@@ -20,17 +20,17 @@ COMPRESSED = Breakdown(
 
 def test_sizes_of_two_models_side_by_side() -> None:
     figure = size_figure({"baseline": BASELINE, "trial 3": COMPRESSED})
-    bars = {bar.name: (bar.x, bar.y) for bar in figure.data}
-    assert bars["float32"] == ((("block",), ("baseline",)), (30 * 400,))
-    assert bars["int8"] == ((("block",), ("trial 3",)), (30 * 100,))
-    assert bars[HEADER] == (((HEADER,), ("trial 3",)), (7,))
+    bars = {bar.name: (list(map(list, bar.x)), list(bar.y)) for bar in figure.data}
+    assert bars["float32"] == ([["block"], ["baseline"]], [30 * 400])
+    assert bars["int8"] == ([["block"], ["trial 3"]], [30 * 100])
+    assert bars[HEADER] == ([[HEADER], ["trial 3"]], [7])
     assert figure.layout.barmode == "stack"
 
 
 def test_few_layers_are_shown_one_by_one() -> None:
     few = Breakdown(tuple(Part("w", f"block.{i}.weight", f"block.{i}", "float32", 400) for i in range(LAYER_GROUPS)))
     (bar,) = size_figure({"baseline": few}).data
-    assert bar.x[0] == tuple(f"block.{i}" for i in range(LAYER_GROUPS))
+    assert list(bar.x[0]) == [f"block.{i}" for i in range(LAYER_GROUPS)]
 
 
 def test_the_front_among_all_trials() -> None:

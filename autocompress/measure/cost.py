@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -105,20 +105,20 @@ def model_cost(model: nn.Module, inputs: Any) -> Cost:
     )
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes each operator with its FLOPs and bytes."""
 
     supports_higher_order_operators = True
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operators: Counter[tuple[str, int, int]] = Counter()
         self.uncounted: dict[str, None] = {}
         self._weights = {name: tensor for name, tensor in leaves(model).items() if tensor.dim()}
         buffers = [buffer for buffer in model.buffers() if not is_traceable_wrapper_subclass(buffer)]
         self._storages = _bytes_by_storage([*self._weights.values(), *buffers])
         self._reads: Counter[int] = Counter()
-        self._whole: set[tuple[int, int, int]] = set()
+        self._whole: set[tuple[Any, ...]] = set()
 
     @property
     def weight_bytes(self) -> int:
@@ -144,7 +144,7 @@ class _Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        given = _tensors((args, kwargs))
         if any(is_traceable_wrapper_subclass(tensor) for tensor in given):
             return NotImplemented  # it takes itself apart into operators on plain tensors, which come by here again
         operator = getattr(func, "_overloadpacket", func)
@@ -155,27 +155,17 @@ class _Counter(TorchDispatchMode):
             if result is not NotImplemented:
                 return result
         result = func(*args, **kwargs)
-        if not getattr(func, "is_view", False) and operator not in _NO_KERNEL:
-            self._note(operator, formula, args, kwargs, given, result)
+        written = _tensors(result)
+        if (given or written) and not getattr(func, "is_view", False) and operator not in _NO_KERNEL:
+            if formula is None and multiplies_matrices(operator):
+                self.uncounted[str(operator)] = None
+            flops = int(formula(*args, **kwargs, out_val=result)) if formula else 0
+            self._note(operator, flops, given, written)
         return result
 
-    def _note(
-        self,
-        operator: Any,
-        formula: Callable[..., int] | None,
-        args: Any,
-        kwargs: Any,
-        given: list[Tensor],
-        result: Any,
-    ) -> None:
-        written = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+    def _note(self, operator: Any, flops: int, given: list[Tensor], written: list[Tensor]) -> None:
         if operator in _BATCH_NORMS:
             written = written[:1]
-        if not given and not written:
-            return
-        if formula is None and multiplies_matrices(operator):
-            self.uncounted[str(operator)] = None
-        flops = int(formula(*args, **kwargs, out_val=result)) if formula else 0
         table = given.pop(0) if operator in _LOOKUPS else None
         if operator in _WRITES:
             given = given[1:]
@@ -200,9 +190,13 @@ class _Counter(TorchDispatchMode):
             self._reads[_storage(tensor)] += count
 
 
+def _tensors(value: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
 def _storage(tensor: Tensor) -> int:
     """The identity of the memory that a tensor is a view of."""
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _bytes(tensor: Tensor) -> int:

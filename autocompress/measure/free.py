@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 @dataclass(frozen=True)
 class FreeVariants:
-    """The same model accelerated, in eval mode on the target's device; each has run, and its outputs are the model's."""
+    """The same model accelerated, in eval mode on the target's device; each has run and gives the model's outputs."""
 
     models: dict[str, nn.Module]
     """By what was done, like `folded batch norm + channels_last`."""
@@ -84,12 +85,12 @@ def free_variants(model: nn.Module, inputs: Any, target: Target) -> FreeVariants
     bases = [base]
     if target.is_cuda:
         for dtype in ("float16", "bfloat16"):
-            bases.append(work.add(dtype, lambda copied, dtype=dtype: _Half(copied, dtype), base, SAME_IN_HALF))
+            bases.append(work.add(dtype, functools.partial(_Half, dtype=dtype), base, SAME_IN_HALF))
     else:
         work.skipped["16 bits"] = "for GPUs: most CPUs are several times slower in them"
     for ready in dict.fromkeys(bases):
         error = SAME_IN_HALF if isinstance(work.models[ready], _Half) else SAME
-        work.add("torch.compile", lambda copied: _Compiled(copied, target), ready, error)
+        work.add("torch.compile", functools.partial(_Compiled, target=target), ready, error)
     del work.models[EAGER]
     return FreeVariants(work.models, work.skipped)
 
@@ -155,7 +156,7 @@ class _Compiled(nn.Module):
 
         # torch.compile keeps what it compiled by code object, and after 8 models of one runs the next uncompiled.
         run.__code__ = run.__code__.replace()
-        options = {"triton.cudagraphs": True} if target.is_cuda else {}
+        options: dict[str, Any] = {"triton.cudagraphs": True} if target.is_cuda else {}
         self._run = torch.compile(run, dynamic=False, options=options)
         self._is_compiled = False
 
@@ -176,7 +177,6 @@ def _eager(model: nn.Module, target: Target) -> nn.Module:
 
 
 def _fold(model: nn.Module) -> nn.Module:
-    """Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"."""
     before = _count(model, _NORMS)
     if not before:
         raise _Skip("the model has no batch norm")

@@ -1,4 +1,4 @@
-"""What a device can do at most: arithmetic by type, memory bandwidth, launches. Measured, not read from a data sheet."""
+"""What a device can do at most, measured: arithmetic by type, memory bandwidth, launches."""
 
 from __future__ import annotations
 

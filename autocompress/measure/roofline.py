@@ -79,7 +79,7 @@ def bounds(cost: Cost, limits: DeviceLimits, dtype: str = "float32", *, graphed:
 
 
 def gap_closed(baseline_ms: float, model_ms: float, bound_ms: float) -> float | None:
-    """How much of the way from the baseline to the bound a model has gone: 0 is as fast as the baseline, 1 at the bound.
+    """How much of the way from the baseline to the bound a model has gone: 0 is the baseline's speed, 1 the bound's.
 
     Negative when it is slower than the baseline; above 1 when it went below what was taken for a bound (data in caches,
     fused operators, another runtime's kernels). None when the baseline leaves no gap.

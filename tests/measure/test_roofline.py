@@ -29,11 +29,11 @@ def cost(*operators: OperatorCost, weights: int = 0) -> Cost:
 
 
 class ResNet50:
-    """He et al. 2016, table 1, with the stride in the 3x3 convolutions, operator by operator: (FLOPs, bytes) of float32."""
+    """He et al. 2016, table 1, with the stride in the 3x3 convolutions: float32, operator by operator."""
 
     def __init__(self, batch: int) -> None:
         self.batch = batch
-        self.operators: list[tuple[int, int]] = []
+        self.operators: list[tuple[int, int]] = []  # FLOPs, bytes
         self.weights = 0
         self._convolution(3, 64, 7, 224, 112)
         self._over(64 * 112**2, 2)  # ReLU: read, written
@@ -73,7 +73,7 @@ class ResNet50:
 
 @pytest.mark.parametrize(("batch", "binding"), [(1, "launch"), (64, "compute")])
 def test_resnet50_by_hand(batch: int, binding: str) -> None:
-    from torchvision.models import resnet50
+    from torchvision.models import resnet50  # type: ignore[import-untyped]
 
     with torch.device("meta"):
         found = model_cost(resnet50(), torch.empty(batch, 3, 224, 224))

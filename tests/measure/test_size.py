@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,15 +25,15 @@ ONNX_WARNINGS = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning") 
 
 
 @functools.cache
-def _compressed(method: str | None, task: Task) -> tuple[Compressed, Recipe]:
-    steps = (Step(method=method),) if method else ()
+def _compressed(method: str | None, family: Callable[[], Task]) -> tuple[Compressed, Recipe]:
+    task, steps = family(), (Step(method=method),) if method else ()
     recovery = Recovery(epochs=1 if method == "unstructured_magnitude" else 0)
     recipe = resolve(Recipe(steps=steps, recovery=recovery), registry(), task)
     return compress(task, recipe, registry=registry(), target=CPU), recipe
 
 
-def saved(method: str | None, task: Task, folder: Path) -> Path:
-    write_model(folder, *_compressed(method, task), CPU, registry())
+def saved(method: str | None, family: Callable[[], Task], folder: Path) -> Path:
+    write_model(folder, *_compressed(method, family), CPU, registry())
     return folder
 
 
@@ -44,7 +45,7 @@ def by_layer(breakdown: Breakdown) -> dict[str, int]:
     return breakdown.by(lambda part: part.layer)
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+@ONNX_WARNINGS
 @pytest.mark.parametrize(
     ("method", "family"),
     [(None, images), ("unstructured_magnitude", images), ("low_bit_weights", encoder), ("int8_dynamic", bert),
@@ -53,7 +54,7 @@ def by_layer(breakdown: Breakdown) -> dict[str, int]:
 def test_every_byte_that_ships_is_in_it_once(
     method: str | None, family: functools.partial[Task], tmp_path: Path
 ) -> None:
-    breakdown = size_breakdown(saved(method, family(), tmp_path))
+    breakdown = size_breakdown(saved(method, family, tmp_path))
     assert breakdown.size_bytes == shipped_bytes(tmp_path)
     for key in ("by_file", "by_layer", "by_dtype"):
         assert sum(breakdown.plain()[key].values()) == shipped_bytes(tmp_path)
@@ -65,7 +66,7 @@ def test_every_byte_that_ships_is_in_it_once(
 
 
 def test_tensors_have_their_own_bytes(tmp_path: Path) -> None:
-    breakdown = size_breakdown(saved(None, images(), tmp_path))
+    breakdown = size_breakdown(saved(None, images, tmp_path))
     with safe_open(tmp_path / "weights.safetensors", "pt") as file:
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     tensors = {part.name: part for part in breakdown.parts if part.name}
@@ -76,7 +77,7 @@ def test_tensors_have_their_own_bytes(tmp_path: Path) -> None:
 
 
 def test_packed_weights_count_as_packed(tmp_path: Path) -> None:
-    breakdown = size_breakdown(saved("low_bit_weights", encoder(), tmp_path))
+    breakdown = size_breakdown(saved("low_bit_weights", encoder, tmp_path))
     layer = "encoder.layers.0.linear1"
     parts = {part.name.removeprefix(f"{layer}."): part for part in breakdown.parts if part.layer == layer}
     assert parts["weight.codes"].size_bytes == 32 * 64 // 2  # 4 bits each
@@ -86,14 +87,14 @@ def test_packed_weights_count_as_packed(tmp_path: Path) -> None:
 
 
 def test_sparse_weights_count_as_stored(tmp_path: Path) -> None:
-    breakdown = size_breakdown(saved("unstructured_magnitude", images(), tmp_path))
+    breakdown = size_breakdown(saved("unstructured_magnitude", images, tmp_path))
     dense = sum(parameter.numel() * 4 for parameter in images().trained_model().parameters())
     assert 0 < by_layer(breakdown)[WHOLE_MODEL] == by_dtype(breakdown)["uint8"] < 0.5 * dense
 
 
 @ONNX_WARNINGS
 def test_initializers_of_onnx(tmp_path: Path) -> None:
-    breakdown = size_breakdown(saved("onnx_int8_static", images(), tmp_path))
+    breakdown = size_breakdown(saved("onnx_int8_static", images, tmp_path))
     weights = [p.numel() for p in images().trained_model().parameters() if p.dim() > 1]
     names = 64 * len(weights) * 2  # at most, with zero points
     assert sum(weights) <= by_dtype(breakdown)["int8"] <= sum(weights) + names
@@ -105,7 +106,7 @@ def test_initializers_of_onnx(tmp_path: Path) -> None:
 
 @ONNX_WARNINGS
 def test_without_onnx_its_file_counts_in_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = saved("onnx_int8_static", images(), tmp_path)
+    folder = saved("onnx_int8_static", images, tmp_path)
     monkeypatch.setitem(sys.modules, "onnx", None)
     breakdown = size_breakdown(folder)
     assert by_dtype(breakdown)[".onnx"] == (folder / "model.onnx").stat().st_size
