@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from autocompress.effect import Change, Snapshot, byte_count, compare, output_error, outputs
 from autocompress.errors import InvalidInput, did_you_mean
 from autocompress.leaves import leaves
-from autocompress.measure.device import DeviceLock, Target
+from autocompress.measure.device import Target
+from autocompress.measure.lock import DeviceLock
 from autocompress.method import Loss, Method, NoEffect, OutputsDiffer, Plan, Schedule
 from autocompress.parameters import Parameter
 from autocompress.plugins import Registry

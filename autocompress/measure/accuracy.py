@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.data import Samples, batches
-from autocompress.measure.device import DeviceLock, Target
+from autocompress.measure.device import Target
+from autocompress.measure.lock import DeviceLock
 from autocompress.metric import Metric
 from autocompress.task import Task
 from autocompress.tensors import call, concatenate, map_tensors, to_device

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from autocompress.effect import output_error, outputs
 from autocompress.errors import first_line
-from autocompress.measure.device import DeviceLock, Target
+from autocompress.measure.device import Target
 from autocompress.measure.latency import Latency, measure_latency
+from autocompress.measure.lock import DeviceLock
 from autocompress.measure.threads import threads
 from autocompress.tensors import call, map_tensors, to_device
 

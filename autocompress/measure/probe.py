@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from autocompress.errors import first_line
-from autocompress.measure.device import DeviceLock, Target, hardware_name
+from autocompress.measure.device import Target, hardware_name
+from autocompress.measure.lock import DeviceLock
 from autocompress.measure.threads import threads
 
 DTYPES = ("float32", "tf32", "float16", "bfloat16", "int8", "float8_e4m3fn")

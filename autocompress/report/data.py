@@ -52,9 +52,7 @@ def best_data(run: Run, best: Trial) -> dict[str, Any]:
 def without_samples(data: Any) -> Any:
     """Without raw samples of latency, of which there are thousands; the run's folder has them."""
     if isinstance(data, Mapping):
-        return {
-            name: without_samples(value) for name, value in data.items() if not name.endswith("samples_ms")
-        }
+        return {name: without_samples(value) for name, value in data.items() if not name.endswith("samples_ms")}
     return [without_samples(value) for value in data] if isinstance(data, list) else data
 
 

@@ -77,7 +77,9 @@ class Display:
             self._console.print(
                 f"judging the baseline and the front, {len(numbers)} models, in a fresh process and on the test split"
             )
-        yield from track(numbers, "judging", console=self._console, transient=True, disable=not self._console.is_terminal)
+        yield from track(
+            numbers, "judging", console=self._console, transient=True, disable=not self._console.is_terminal
+        )
 
     def looking_around(self, targets: Sequence[Target]) -> None:
         named = ", ".join(map(str, targets))

@@ -56,7 +56,9 @@ class Judge:
         folder = trial_folder(context.run, number)
         artifact = Artifact(folder)
         models = load_shipped(folder, artifact.student, task, targets)
-        found = {first.device: answers(models[first.device], task.test, task, first) for first, *_ in by_device(targets)}
+        found = {
+            first.device: answers(models[first.device], task.test, task, first) for first, *_ in by_device(targets)
+        }
         latencies = {
             str(target): latency(models, self._baselines, task, target, context.latency_seconds) for target in targets
         }

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,25 +66,30 @@ class JudgeProcess:
     """A fresh process with a `Judge`; another one when it dies."""
 
     def __init__(self, context: ray.ObjectRef, limits: Sequence[Limit]) -> None:
-        self._start = lambda: ray.remote(num_cpus=0)(Judge).remote(context, limits)
-        self._actor = self._start()
+        self._arguments = (context, limits)
+        self._actor = self._started()
 
     def __call__(self, number: int) -> Final | str:
         """A trial's final figures, or why there are none."""
-        return self._ask(lambda: self._actor.judge.remote(number))
+        answer: Final | str = self._ask("judge", number)
+        return answer
 
     def surroundings(self, seconds: float) -> dict[str, Any] | str:
         """By target, or why they are not known."""
-        return self._ask(lambda: self._actor.surroundings.remote(seconds))
+        answer: dict[str, Any] | str = self._ask("surroundings", seconds)
+        return answer
 
-    def _ask(self, call: Callable[[], ray.ObjectRef]) -> Any:
+    def _ask(self, method: str, argument: Any) -> Any:
         try:
-            return ray.get(call())
+            return ray.get(getattr(self._actor, method).remote(argument))
         except ray.exceptions.RayActorError:
-            self._actor = self._start()
+            self._actor = self._started()
             return "its process died: killed by a signal, out of memory, or crashed"
         except ray.exceptions.RayTaskError as error:
             return first_line(error.cause)
+
+    def _started(self) -> Any:
+        return ray.remote(num_cpus=0)(Judge).remote(*self._arguments)
 
 
 @contextmanager

@@ -15,7 +15,15 @@ from autocompress import Runtime, Task
 from autocompress.damage import explanation_similarity
 from autocompress.damage.explanations import attributions
 from autocompress.testing_families import (
-    RecurrentClassifier, TokenEncoder, char_lstm, dict_inputs, encoder, gpt, gru, recommender, two_heads,
+    RecurrentClassifier,
+    TokenEncoder,
+    char_lstm,
+    dict_inputs,
+    encoder,
+    gpt,
+    gru,
+    recommender,
+    two_heads,
     variable_length,
 )  # fmt: skip
 from autocompress.testing_tasks import bright_quarters, images

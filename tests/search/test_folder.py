@@ -15,6 +15,7 @@ from torch import nn
 
 from autocompress import Budget, Metric, Recipe, Run, SearchSpace, Step, Target, Task
 from autocompress.errors import RunError
+from autocompress.final import Final
 from autocompress.limits import parse_limits
 from autocompress.metric import ACCURACY
 from autocompress.search.folder import open_run
@@ -40,6 +41,7 @@ def settings(task: Task, tmp_path: Path) -> Settings:
         recipes=(),
         seed=0,
         workers=1,
+        hardware_seconds=0,
         latency_seconds=0.1,
         progress=False,
     )
@@ -184,10 +186,16 @@ def test_a_driver_that_fails_lets_go_of_the_run(settings: Settings) -> None:
     open_and_close(settings)
 
 
-def test_scores_on_the_test_split_are_read_back(settings: Settings) -> None:
+def test_finals_and_surroundings_are_read_back(settings: Settings) -> None:
+    finals = {0: Final({"accuracy": 0.9}, {"speedup": 1.0}, {}), 12: Final({"accuracy": 0.8}, {"speedup": 2.0}, {}, {})}
     with open_run(settings) as folder:
-        folder.write_test_scores({0: {"accuracy": 0.9}, 12: {"accuracy": 0.8}})
-    assert Run(settings.run).test_scores == {0: {"accuracy": 0.9}, 12: {"accuracy": 0.8}}
+        for number, final in finals.items():
+            folder.write_final(number, final)
+        folder.write_surroundings({"cpu@1": {"bounds_unknown": "why"}})
+    run = Run(settings.run)
+    assert run.finals == finals
+    assert run.test_scores == {0: {"accuracy": 0.9}, 12: {"accuracy": 0.8}}
+    assert run.surroundings == {"cpu@1": {"bounds_unknown": "why"}}
 
 
 def test_a_run_that_lost_its_study_is_refused(settings: Settings) -> None:

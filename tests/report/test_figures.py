@@ -7,10 +7,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from autocompress.figures import LAYER_GROUPS, front_figure, roofline_figure, size_figure
 from autocompress.measure.cost import Cost
 from autocompress.measure.probe import DeviceLimits
 from autocompress.measure.size import HEADER, Breakdown, Part
+from autocompress.report.figures import LAYER_GROUPS, front_figure, roofline_figure, size_figure
 
 BASELINE = Breakdown(tuple(Part("w", f"block.{i}.weight", f"block.{i}", "float32", 400) for i in range(30)))
 COMPRESSED = Breakdown(
