@@ -142,7 +142,7 @@ def summary(cost: Cost) -> dict[str, Any]:
 @contextmanager
 def float32_as(dtype: str) -> Iterator[None]:
     """Convolutions and products of float32 on a GPU in TF32, or not."""
-    places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    places = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before = [place.fp32_precision for place in places]
     try:
         for place in places:

@@ -147,7 +147,6 @@ def test_quantized_weights_count_as_the_bytes_they_take() -> None:
     assert "aten._int_mm" in {operator.name for operator in quantized.operators}
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # of torch.onnx itself
 def test_another_runtime_is_told_and_not_zero() -> None:
     cost = cost_of("onnx_runtime", images())
     assert cost.parameters is cost.flops is cost.macs is None

@@ -21,7 +21,6 @@ from autocompress.testing_families import bert, encoder
 from autocompress.testing_tasks import images
 
 CPU = Target("cpu")
-ONNX_WARNINGS = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # of torch.onnx itself
 
 
 @functools.cache
@@ -45,15 +44,12 @@ def by_layer(breakdown: Breakdown) -> dict[str, int]:
     return breakdown.by(lambda part: part.layer)
 
 
-@ONNX_WARNINGS
 @pytest.mark.parametrize(
     ("method", "family"),
     [(None, images), ("unstructured_magnitude", images), ("low_bit_weights", encoder), ("int8_dynamic", bert),
      ("onnx_int8_static", images)],
 )  # fmt: skip
-def test_every_byte_that_ships_is_in_it_once(
-    method: str | None, family: functools.partial[Task], tmp_path: Path
-) -> None:
+def test_every_byte_that_ships_is_in_it_once(method: str | None, family: Callable[[], Task], tmp_path: Path) -> None:
     breakdown = size_breakdown(saved(method, family, tmp_path))
     assert breakdown.size_bytes == shipped_bytes(tmp_path)
     for key in ("by_file", "by_layer", "by_dtype"):
@@ -92,7 +88,6 @@ def test_sparse_weights_count_as_stored(tmp_path: Path) -> None:
     assert 0 < by_layer(breakdown)[WHOLE_MODEL] == by_dtype(breakdown)["uint8"] < 0.5 * dense
 
 
-@ONNX_WARNINGS
 def test_initializers_of_onnx(tmp_path: Path) -> None:
     breakdown = size_breakdown(saved("onnx_int8_static", images, tmp_path))
     weights = [p.numel() for p in images().trained_model().parameters() if p.dim() > 1]
@@ -104,7 +99,6 @@ def test_initializers_of_onnx(tmp_path: Path) -> None:
     assert math.isclose(largest.size_bytes, 24 * 16 * 9, rel_tol=0.02)
 
 
-@ONNX_WARNINGS
 def test_without_onnx_its_file_counts_in_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = saved("onnx_int8_static", images, tmp_path)
     monkeypatch.setitem(sys.modules, "onnx", None)
