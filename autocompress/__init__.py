@@ -7,7 +7,7 @@ from autocompress.errors import AutocompressError
 from autocompress.hookspecs import hookimpl
 from autocompress.measure.device import Target
 from autocompress.method import Loss, Method, NotApplicable, NotForTarget, Plan, Runtime, Schedule, Technique, Trait
-from autocompress.metric import Metric
+from autocompress.metric import ACCURACY, Metric
 from autocompress.parameters import Choice, Float, Integer, Parameter
 from autocompress.recipe import Recipe, Recovery, Step
 from autocompress.run import Run
@@ -18,6 +18,7 @@ from autocompress.task import Task
 __version__ = "0.1.0"
 
 __all__ = [
+    "ACCURACY",
     "Artifact",
     "AutocompressError",
     "Budget",

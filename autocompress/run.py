@@ -177,9 +177,8 @@ class Run:
         """One row a trial, failures included, indexed by number.
 
         Columns: state, the metrics, size_bytes, latency_ms and baseline_latency_ms (medians of the same rounds),
-        speedup with speedup_low and speedup_high (95 % interval) and the same of each further target with its name
-        (`speedup[cpu@8]`), test_<metric> where it was scored, recipe, error,
-        method, plugin, work_s.
+        speedup with speedup_low and speedup_high (95 % interval), resolution (A/A), and the same of each further target
+        with its name (`speedup[cpu@8]`), test_<metric> where it was judged, recipe, error, method, plugin, work_s.
         """
         rows = {
             number: {
@@ -223,7 +222,7 @@ class Run:
 
     def _columns(self) -> list[str]:
         names = [metric.name for metric in self.metrics]
-        measured = ["latency_ms", "baseline_latency_ms", "speedup", "speedup_low", "speedup_high"]
+        measured = ["latency_ms", "baseline_latency_ms", "speedup", "speedup_low", "speedup_high", "resolution"]
         suffixes = [target_suffix(target, self.config.targets) for target in self.config.targets]
         latency = [f"{name}{suffix}" for suffix in suffixes for name in measured]
         tests = [f"test_{name}" for name in names]

@@ -262,6 +262,8 @@ CASES: dict[str, dict[str, Callable[[], Any]]] = {
         "a name that is a path": lambda: searching(name="../demo"),
         "no workers": lambda: searching(workers=0),
         "no time to measure": lambda: searching(latency_seconds=0.0),
+        "less than no time for the hardware": lambda: searching(hardware_seconds=-1.0),
+        "no target": lambda: searching(target=[]),
         "a folder with a question mark": lambda: searching(runs="what?now"),
         "limits that are one text": lambda: searching(limits="accuracy_drop <= 1%"),
     },

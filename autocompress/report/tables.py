@@ -7,6 +7,7 @@ from rich.table import Table
 
 from autocompress.errors import NothingFits
 from autocompress.limits import Scores, show_bytes, show_ms, target_suffix
+from autocompress.measure.statistics import Verdict, verdict
 from autocompress.recipe import Recipe
 from autocompress.report.data import failures, status_data
 from autocompress.report.final import final_lines
@@ -95,9 +96,11 @@ def _table(run: Run, trials: list[Trial]) -> Table:
 
 def _interval(scores: Scores, end: str = "") -> str:
     """`1.27-1.33`, and in words when that is no gain; `end` is how the scores of a further target end."""
-    low, high = scores[f"speedup_low{end}"], scores[f"speedup_high{end}"]
-    verdict = ", slower" if high < 1 else ", no gain" if low <= 1 else ""
-    return f"{low:.2f}-{high:.2f}{verdict}"
+    speedup, low, high, resolution = (
+        scores[f"{name}{end}"] for name in ("speedup", "speedup_low", "speedup_high", "resolution")
+    )
+    found = verdict(speedup, low, high, resolution)
+    return f"{low:.2f}-{high:.2f}{'' if found is Verdict.FASTER else f', {found}'}"
 
 
 def _say(console: Console, text: str) -> None:

@@ -18,7 +18,7 @@ from autocompress.metric import Metric
 from autocompress.plugins import registry
 from autocompress.task import Task
 
-SCORED = ("latency_ms", "baseline_latency_ms", "speedup", "speedup_low", "speedup_high")
+SCORED = ("latency_ms", "baseline_latency_ms", "speedup", "speedup_low", "speedup_high", "resolution")
 """What of a latency is a score of the trial."""
 
 

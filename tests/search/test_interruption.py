@@ -29,6 +29,7 @@ def folder(tmp_path: Path) -> Path:
 def command(folder: Path, trials: int) -> list[str]:
     search = ["search", "tests.search.searching:task", "--space", str(folder / "space.yaml"), "--limit", "size <= 1 GB"]
     where = ["--runs", str(folder / "runs"), "--target", "cpu@1", "--trials", str(trials), "--latency-seconds", "0.1"]
+    where += ["--hardware-seconds", "0"]
     return [sys.executable, "-m", "autocompress", *search, *where, "--json"]
 
 

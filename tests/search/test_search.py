@@ -34,9 +34,8 @@ def run_twenty(task: Task, folder: Path, trials: int = 20) -> Run:
     """A baseline, 16 good recipes and 3 that fail, two at a time."""
     recipes = [*GOOD[:3], *BAD, *GOOD[3:]]
     budget = Budget(trials=trials)
-    return search(
-        task, space=SPACE, recipes=recipes, budget=budget, runs=folder, limits=[], target="cpu@1", latency_seconds=0.05
-    )
+    quick = {"latency_seconds": 0.05, "hardware_seconds": 0.0}
+    return search(task, space=SPACE, recipes=recipes, budget=budget, runs=folder, limits=[], target="cpu@1", **quick)
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +140,7 @@ def test_hangs_exits_and_no_ops_end_as_causes(tmp_path: Path) -> None:
         limits=[],
         target="cpu@1",
         latency_seconds=0.05,
+        hardware_seconds=0,
     )
     counts = run.trials["state"].value_counts().to_dict()
     assert counts == {"ok": 2, "failed:timeout": 1, "failed:raise": 1, "failed:no_effect": 1}
@@ -155,7 +155,15 @@ def test_a_test_split_that_cannot_be_scored_costs_only_its_scores(
     spoilt = tiny_data(32, 3)
     spoilt.tensors[0][5] = float("nan")
     task = replace(module_task(), test=spoilt)
-    run = search(task, space=SPACE, budget=Budget(trials=1), runs=tmp_path, limits=[], latency_seconds=0.05)
+    run = search(
+        task,
+        space=SPACE,
+        budget=Budget(trials=1),
+        runs=tmp_path,
+        limits=[],
+        latency_seconds=0.05,
+        hardware_seconds=0,
+    )
     assert list(run.trials["state"]) == ["ok"] and run.test_scores == {}
     told = "the test split could not be scored, so the front is reported without it: NotANumber: the model's"
     assert told in capsys.readouterr().err
@@ -165,7 +173,7 @@ def test_what_a_task_file_prints_is_no_part_of_the_json(tmp_path: Path) -> None:
     (tmp_path / "chatty.py").write_text("from tests.search.searching import task\nprint('hello')\n")
     ended = subprocess.run(
         [sys.executable, "-m", "autocompress", "search", "chatty.py:task", "--space", "quickstart", "--trials", "1",
-         "--latency-seconds", "0.05", "--json"],
+         "--latency-seconds", "0.05", "--hardware-seconds", "0", "--json"],
         capture_output=True, text=True, timeout=240, cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip

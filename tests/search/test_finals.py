@@ -1,0 +1,118 @@
+"""The end of a search on two targets: finalists judged again in a fresh process, beside the hardware's limits."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from autocompress import ACCURACY, Budget, Metric, Recipe, Recovery, Run, SearchSpace, Step, Task, search
+from autocompress.damage import Damage
+from autocompress.measure.statistics import figures
+from autocompress.report.final import final_lines
+from autocompress.selection import time_ratios
+from tests.conftest import tiny_data, tiny_model
+
+TARGETS = ("cpu@1", "cpu@64x2")
+FIGURES = ("latency_ms", "baseline_latency_ms", "speedup", "speedup_low", "speedup_high", "resolution")
+
+
+def process_of_scoring(outputs: Tensor, targets: Tensor) -> float:
+    return float(os.getpid())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    task = Task(
+        model=tiny_model,
+        train=tiny_data(64, 1),
+        validation=tiny_data(32, 2),
+        test=tiny_data(64, 3),
+        metrics=(ACCURACY, Metric("process", process_of_scoring)),
+        name="finals",
+    )
+    return search(
+        task,
+        space=SearchSpace(methods={"int8_weight_only": None, "structured_magnitude": None}),
+        recipes=[
+            Recipe(
+                steps=(Step(method="structured_magnitude", params={"ratio": 0.75, "round_to": 1}),),
+                recovery=Recovery(epochs=1),
+            )
+        ],
+        budget=Budget(trials=2),
+        limits=["accuracy_drop <= 90%", "latency[cpu@64x2] <= 900% of baseline"],
+        target=TARGETS,
+        runs=tmp_path_factory.mktemp("runs"),
+        latency_seconds=0.2,
+        hardware_seconds=1,
+        workers=1,
+    )
+
+
+def raw(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def test_each_target_has_its_own_figures_and_is_an_objective_of_its_own(run: Run) -> None:
+    trial = run.trial(1)
+    for name in FIGURES:
+        assert {name, f"{name}[cpu@64x2]"} <= set(trial.scores)
+        assert {name, f"{name}[cpu@64x2]"} <= set(run.trials.columns)
+    assert trial.scores["latency_ms[cpu@64x2]"] != trial.scores["latency_ms"]
+    assert time_ratios(trial.scores) == [1 / trial.scores["speedup"], 1 / trial.scores["speedup[cpu@64x2]"]]
+
+
+def test_a_trials_figures_can_be_had_again_from_its_raw_samples(run: Run) -> None:
+    for number in (0, 1):
+        trial = run.trial(number)
+        latency = raw(trial.path / "latency.json")
+        assert tuple(latency) == TARGETS
+        for target, end, batch in (("cpu@1", "", 1), ("cpu@64x2", "[cpu@64x2]", 64)):
+            again = figures(latency[target]["samples_ms"], latency[target]["baseline_samples_ms"], batch)
+            assert {name: getattr(again, name) for name in FIGURES} == {
+                name: trial.scores[f"{name}{end}"] for name in FIGURES
+            }
+
+
+def test_finalists_are_judged_in_a_process_that_carried_out_no_trial(run: Run) -> None:
+    searched = {run.trial(number).scores["process"] for number in (0, 1)}
+    judged = {final.test_scores["process"] for final in run.finals.values()}
+    assert len(judged) == 1 and not judged & searched
+    assert set(run.finals) == {0, *run.front.index}
+
+
+def test_both_latencies_are_kept_and_the_difference_is_told(run: Run) -> None:
+    final, searched = run.finals[1].scores, run.trial(1).scores
+    assert set(final) == {f"{name}{end}" for name in FIGURES for end in ("", "[cpu@64x2]")}
+    assert final["speedup"] != searched["speedup"]
+    difference = final["speedup"] / searched["speedup"] - 1
+    [line] = [line for line in final_lines(run, run.trial(1)) if line.startswith("Again in a fresh process, cpu@1:")]
+    assert line.endswith(f" {difference:+.1%} of what the search saw.")
+
+
+def test_damage_is_judged_at_the_margin_that_the_limits_fix(run: Run) -> None:
+    assert run.finals[0].damage is None
+    final = run.finals[1]
+    assert final.damage is not None and final.explanations is not None and final.representations is not None
+    damage = Damage.from_plain(final.damage)
+    assert damage.heads[0].kind == "classification" and damage.plain() == final.damage
+    assert final.damage["heads"][0]["answers"]["verdict"]["margin"] == 0.9
+    drop = run.baseline.test_scores["accuracy"] - final.test_scores["accuracy"]
+    assert final.damage["heads"][0]["answers"]["accuracy"]["change"] == pytest.approx(-drop, abs=1e-6)
+
+
+def test_the_hardwares_limits_and_free_acceleration_stand_beside_each_target(run: Run) -> None:
+    assert tuple(run.surroundings) == TARGETS
+    for target, threads in zip(TARGETS, (1, 2), strict=True):
+        found = run.surroundings[target]
+        assert found["limits"]["threads"] == threads
+        assert found["cost"]["flops"] == 2 * (8 * 16 + 16 * 3) * (1 if target == "cpu@1" else 64)
+        assert 0 < found["bounds"]["fused_ms"] < found["free"]["latency"]["baseline_latency_ms"]
+    lines = final_lines(run, run.trial(1))
+    assert sum("the hardware's bound for it is" in line for line in lines) == 2
+    assert sum("untouched model" in line and "is" in line for line in lines) >= 2
