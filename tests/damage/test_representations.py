@@ -113,6 +113,14 @@ def test_widths_may_differ() -> None:
     assert all(-0.1 < value < 0.95 for value in found.blocks.values())
 
 
+def test_a_large_mean_leaves_digits_for_the_differences() -> None:
+    """As layers before a normalization may have it."""
+    plain, shifted = nn.Linear(6, 8, bias=False), nn.Linear(6, 8)
+    shifted.load_state_dict({"weight": plain.weight, "bias": torch.full((8,), 3e4)})
+    found = representation_similarity(nn.Sequential(plain), nn.Sequential(shifted), torch.randn(32, 6)).blocks
+    assert found == pytest.approx({"0": 1}, abs=1e-3)
+
+
 class Foreign(Runtime):
     pass
 
