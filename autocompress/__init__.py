@@ -1,6 +1,7 @@
 """Searched, measured, saved: compression of trained PyTorch models."""
 
 from autocompress.artifact import Artifact, load
+from autocompress.bench import bench
 from autocompress.budget import Budget
 from autocompress.errors import AutocompressError
 from autocompress.hookspecs import hookimpl
@@ -41,6 +42,7 @@ __all__ = [
     "Task",
     "Technique",
     "Trait",
+    "bench",
     "hookimpl",
     "load",
     "search",

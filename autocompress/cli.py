@@ -14,6 +14,7 @@ from rich.table import Table
 
 import autocompress
 from autocompress import report
+from autocompress.bench import named, random_inputs, table
 from autocompress.budget import Budget
 from autocompress.errors import AutocompressError, RunError
 from autocompress.run import Run
@@ -52,11 +53,16 @@ def search(
     trials: Annotated[int | None, typer.Option(help="Trials in all.  [default: 50, or no bound with --hours]")] = None,
     hours: Annotated[float | None, typer.Option(help="Wall time of this call.")] = None,
     minutes_per_trial: Annotated[float | None, typer.Option(help="A longer trial fails.")] = None,
-    target: Annotated[str | None, typer.Option(help="Where latency is measured: cpu@1, cuda:0@32.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Where latency is measured: cpu@1, cuda:0@32; may be repeated.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The run's name.  [default: the task's name]")] = None,
     runs: Annotated[Path, typer.Option(help="The folder of runs.")] = Path("runs"),
     workers: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
     latency_seconds: Annotated[float, typer.Option(help="The longest that one latency measurement may take.")] = 3.0,
+    hardware_seconds: Annotated[
+        float, typer.Option(help="A target, for its hardware's limits and free acceleration; 0: not at all.")
+    ] = 20.0,
     seed: Annotated[int, typer.Option(help="Of the sampler and the training.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -79,6 +85,7 @@ def search(
             runs=runs,
             workers=workers,
             latency_seconds=latency_seconds,
+            hardware_seconds=hardware_seconds,
             seed=seed,
         )
     _show(report.as_data(run), as_json, lambda: report.print_result(run, report.output()))
@@ -106,6 +113,39 @@ def best(
     if save is not None:
         chosen.save(save)
     _show(report.best_data(found, chosen), as_json, lambda: report.print_best(found, chosen, report.output()))
+
+
+@app.command()
+def bench(
+    model: Annotated[
+        str,
+        typer.Argument(help="An artifact's folder, or a model, factory or task: file.py:name."),
+    ],
+    target: Annotated[
+        list[str] | None, typer.Option(help="Where to measure: cpu@1, cpu@8x2, cuda:0@32; may be repeated.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Its model is the baseline; an artifact needs it.")] = None,
+    shape: Annotated[str | None, typer.Option(help="Of one input, like 3x224x224, where there is no task.")] = None,
+    seconds: Annotated[float, typer.Option(help="The longest that one measurement may take.")] = 3.0,
+    native_code: Annotated[bool, typer.Option("--native-code", help="Allow an artifact with machine code.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model beside its baseline; without a task, beside itself."""
+    with contextlib.redirect_stdout(sys.stderr):  # what the user's code prints is no part of the result
+        subject, its_task = named(model, task)
+        inputs = None if shape is None else random_inputs(shape)
+        measured = autocompress.bench(
+            subject, its_task, targets=target, seconds=seconds, inputs=inputs, native_code=native_code
+        )
+
+    def show() -> None:
+        console = report.output()
+        console.print(table(measured), highlight=False)
+        for latency in measured:
+            for note in latency.notes:
+                console.print(f"{latency.target}: {note}", markup=False, highlight=False, soft_wrap=True)
+
+    _show([latency.plain() for latency in measured], as_json, show)
 
 
 @plugins_app.command("list")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from autocompress.effect import Change, Snapshot, byte_count, compare, output_error, outputs
 from autocompress.errors import InvalidInput, did_you_mean
 from autocompress.leaves import leaves
-from autocompress.measure.device import DeviceLock, Target
+from autocompress.measure.device import Target
+from autocompress.measure.lock import DeviceLock
 from autocompress.method import Loss, Method, NoEffect, OutputsDiffer, Plan, Schedule
 from autocompress.parameters import Parameter
 from autocompress.plugins import Registry
@@ -112,25 +114,43 @@ def compress(
     Raises NoEffect when a step changes nothing that ships and brings no loss, OutputsDiffer when what it finalizes
     gives other outputs than the model before.
     """
-    work = _Compression(task, target, on_step, task.trained_model())
+    return finalize(train_recipe(task, recipe, registry=registry, target=target, seed=seed, on_step=on_step), target)
+
+
+def train_recipe(
+    task: Task,
+    recipe: Recipe,
+    *,
+    registry: Registry,
+    target: Target,
+    seed: int = 0,
+    on_step: Callable[[str], None] = lambda method: None,
+) -> Compression:
+    """A recipe up to the end of its training, on the target's device; `finalize` makes of it what ships."""
+    work = Compression(task, on_step)
     work.reshape([(registry.get(step.method), step.params) for step in recipe.steps])
     losses = work.losses(recipe.recovery.epochs)
+    work.model = work.model.to(target.torch_device)
     if recipe.recovery.epochs:
-        lock = DeviceLock(target)
-        terms = losses or [TaskLoss(task.loss)]
         work.model = train(
-            work.model, terms, task, recipe.recovery,
-            device=target.torch_device, seed=seed, lock=lock, schedules=work.schedules(),
+            work.model, losses or [TaskLoss(task.loss)], task, recipe.recovery,
+            device=target.torch_device, seed=seed, lock=DeviceLock(target), schedules=work.schedules(),
         )  # fmt: skip
-    work.finalize()
+    return work
+
+
+def finalize(trained: Compression, target: Target) -> Compressed:
+    """What ships to the target's device. `trained` stays as it is, so that it can be finalized for another device."""
+    work = copy.deepcopy(trained)
+    work.finalize(target)
     return Compressed(work.model.eval(), tuple(work.steps), work.student, tuple(work.changes))
 
 
-class _Compression:
+class Compression:
     """One model on its way through a recipe."""
 
-    def __init__(self, task: Task, target: Target, on_step: Callable[[str], None], model: nn.Module) -> None:
-        self.task, self.target, self.on_step, self.model = task, target, on_step, model
+    def __init__(self, task: Task, on_step: Callable[[str], None]) -> None:
+        self.task, self.on_step, self.model = task, on_step, task.trained_model()
         self.steps: list[PlannedStep] = []
         self.changes: list[Change] = []
         self.student: str | None = None
@@ -168,7 +188,6 @@ class _Compression:
 
     def schedules(self) -> list[Schedule]:
         """What methods do to the model from step to step of its training."""
-        self.model = self.model.to(self.target.torch_device)
         found = []
         for step in self.steps:
             self.on_step(step.method.name)
@@ -178,15 +197,15 @@ class _Compression:
         self.on_step("")
         return found
 
-    def finalize(self) -> None:
-        self.model = self.model.to(self.target.torch_device).eval()
-        inputs = to_device(self.task.inputs(COMPARED_SAMPLES), self.target.torch_device)
+    def finalize(self, target: Target) -> None:
+        self.model = self.model.to(target.torch_device).eval()
+        inputs = to_device(self.task.inputs(COMPARED_SAMPLES), target.torch_device)
         for step in self.steps:
             method = step.method
             self.on_step(method.name)
             if method.overrides("finalize"):
                 before, expected = Snapshot.of(self.model), outputs(self.model, inputs)
-                self.model = method.finalize(self.model, step.plan, self.task, self.target).eval()
+                self.model = method.finalize(self.model, step.plan, self.task, target).eval()
                 change = compare(before, self.model, method.name, "finalize")
                 error = output_error(outputs(self.model, inputs), expected)
                 skipped = dict(method.skipped(self.model, step.plan))
@@ -214,6 +233,13 @@ class _Compression:
             skipped = step.method.skipped(self.model, step.plan)
             why = "".join(f"; {layer}: {reason}" for layer, reason in skipped.items())
             raise NoEffect(f"{step.method.name} changed nothing of the model{why}")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Compression:
+        """A copy with a model of its own; task, plans and methods never change and are shared."""
+        twin = copy.copy(self)
+        twin.model = copy.deepcopy(self.model, memo)
+        twin.steps, twin.changes, twin._effective = list(self.steps), list(self.changes), set(self._effective)
+        return twin
 
     def _note(self, change: Change) -> None:
         """Keep what a step did, and whether it did anything."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,10 @@ from autocompress.errors import InvalidInput, did_you_mean
 from autocompress.metric import Metric
 
 Scores = Mapping[str, float]
-"""What a trial scored: the metrics by name, `size_bytes`, `latency_ms`, `speedup` (baseline's latency over its own)."""
+"""What a trial scored: the metrics by name, `size_bytes`, `latency_ms`, `speedup` (baseline's latency over its own).
+
+Of a second target the names end in it: `latency_ms[cpu@8]`, `speedup[cpu@8]`.
+"""
 
 UNITS = {
     "size": {"B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30},
@@ -46,18 +50,23 @@ class Limit:
     metric: Metric | None = None
     """What `subject` speaks of, when it is a metric or its drop."""
     target: str | None = None
-    """The target of a latency limit, if it names one."""
+    """The target of a limit on time, if it names one: `cpu@8`, or all of a device, `cuda:0`."""
+    suffixes: tuple[str, ...] = ("",)
+    """Of the scores that a limit on time bounds, one a target: it holds when it holds for the slowest."""
 
     def value(self, scores: Scores, baseline: Scores) -> float:
         """What the limit bounds, in the bound's unit."""
         if self.metric is not None:
-            own = scores[self.metric.name]
-            return self.metric.drop(own, baseline[self.metric.name]) if self.is_drop else own
-        if self.subject == "speedup":
-            return scores["speedup"]
-        if self.subject == "latency":
-            return 1 / scores["speedup"] if self.relative else scores["latency_ms"]
-        return scores["size_bytes"] / (baseline["size_bytes"] if self.relative else 1)
+            own, other = scores[self.metric.name], baseline[self.metric.name]
+            if self.relative:
+                return own / other if other else math.copysign(math.inf, own) if own else 1.0
+            return self.metric.drop(own, other) if self.is_drop else own
+        if self.subject == "size":
+            return scores["size_bytes"] / (baseline["size_bytes"] if self.relative else 1)
+        if self.subject == "latency" and not self.relative:
+            return max(scores[f"latency_ms{suffix}"] for suffix in self.suffixes)
+        speedup = min(scores[f"speedup{suffix}"] for suffix in self.suffixes)
+        return speedup if self.subject == "speedup" else 1 / speedup
 
     def violation(self, scores: Scores, baseline: Scores) -> float:
         """How far beyond the bound, as a share of it; zero or less when it holds."""
@@ -72,7 +81,12 @@ class Limit:
         """`accuracy_drop is 1.80%, 0.80% beyond 'accuracy_drop <= 1%'`."""
         value = self.value(scores, baseline)
         excess = self._show(abs(value - self.bound)).removesuffix(" of baseline")
-        return f"{self.subject} is {self._show(value)}, {excess} beyond {self.text!r}"
+        return f"{self.name} is {self._show(value)}, {excess} beyond {self.text!r}"
+
+    @property
+    def name(self) -> str:
+        """What it bounds: `size`, `latency[cpu@8]`."""
+        return f"{self.subject}[{self.target}]" if self.target else self.subject
 
     @property
     def is_drop(self) -> bool:
@@ -88,8 +102,11 @@ class Limit:
         return f"{value:.2f}x" if self.subject == "speedup" else show_ms(value)
 
 
-def parse_limit(text: str, metrics: Sequence[Metric]) -> Limit:
-    """A limit in words. Raises InvalidInput, naming the limit, for another form, subject or unit."""
+def parse_limit(text: str, metrics: Sequence[Metric], targets: Sequence[str] = ("cpu@1",)) -> Limit:
+    """A limit in words. Raises InvalidInput, naming the limit, for another form, subject, unit or target.
+
+    `targets` are those that latency is measured on, the first one first.
+    """
     match = _FORM.fullmatch(text.strip())
     if match is None:
         raise InvalidInput(
@@ -102,20 +119,23 @@ def parse_limit(text: str, metrics: Sequence[Metric]) -> Limit:
     if metric is None and subject not in UNITS:
         known = [*UNITS, *(name for metric in metrics for name in (metric.name, f"{metric.name}_drop"))]
         raise InvalidInput(f"limit {text!r} bounds the unknown {subject!r}{did_you_mean(subject, known)}")
-    if match["target"] and subject != "latency":
-        raise InvalidInput(f"limit {text!r}: only a latency has a target in brackets, but got {match['target']!r}")
+    if match["target"] and subject not in ("latency", "speedup"):
+        raise InvalidInput(f"limit {text!r}: only a time has a target in brackets, but got {match['target']!r}")
     if relative:
-        bound = _relative_bound(text, subject, number, unit)
+        bound = _relative_bound(text, subject, metric, number, unit)
     elif metric is not None:
         bound = _metric_bound(text, metric, subject != metric.name, number, unit)
     else:
         bound = number * _factor(text, subject, unit)
-    return Limit(text, subject, upper, bound, relative, metric, match["target"])
+    suffixes = _suffixes(text, match["target"], targets)
+    return Limit(text, subject, upper, bound, relative, metric, match["target"], suffixes)
 
 
-def parse_limits(texts: Sequence[str], metrics: Sequence[Metric]) -> tuple[Limit, ...]:
+def parse_limits(
+    texts: Sequence[str], metrics: Sequence[Metric], targets: Sequence[str] = ("cpu@1",)
+) -> tuple[Limit, ...]:
     """All limits; raises InvalidInput also when two of them contradict each other."""
-    limits = tuple(parse_limit(text, metrics) for text in dict.fromkeys(texts))
+    limits = tuple(parse_limit(text, metrics, targets) for text in dict.fromkeys(texts))
     for low in limits:
         for high in limits:
             same = (low.subject, low.relative, low.target) == (high.subject, high.relative, high.target)
@@ -124,11 +144,9 @@ def parse_limits(texts: Sequence[str], metrics: Sequence[Metric]) -> tuple[Limit
     return limits
 
 
-def check_target(limits: Sequence[Limit], target: str) -> None:
-    """Raises InvalidInput for a limit on the latency of another target than the one that is measured, `cuda:0@32`."""
-    for limit in limits:
-        if limit.target not in (None, target, target.split("@")[0]):
-            raise InvalidInput(f"limit {limit.text!r} is about {limit.target!r}, but latency is measured on {target!r}")
+def target_suffix(target: str, targets: Sequence[str]) -> str:
+    """What the names of a target's scores end in: nothing for the first target, `[cpu@8]` for another."""
+    return "" if target == targets[0] else f"[{target}]"
 
 
 def check_against_baseline(limits: Sequence[Limit], baseline: Scores) -> None:
@@ -161,6 +179,14 @@ def _metric_of(subject: str, metrics: Sequence[Metric]) -> Metric | None:
     return next((metric for metric in metrics if subject in (metric.name, f"{metric.name}_drop")), None)
 
 
+def _suffixes(text: str, wanted: str | None, targets: Sequence[str]) -> tuple[str, ...]:
+    """Those of the targets that a limit speaks of: all, or those it names in brackets."""
+    found = [target for target in targets if wanted in (None, target, target.split("@")[0])]
+    if not found:
+        raise InvalidInput(f"limit {text!r} is about {wanted!r}, but latency is measured on {', '.join(targets)}")
+    return tuple(target_suffix(target, targets) for target in found)
+
+
 def _factor(text: str, subject: str, unit: str | None) -> float:
     units = UNITS[subject]
     if unit in units:
@@ -175,14 +201,16 @@ def _factor(text: str, subject: str, unit: str | None) -> float:
     raise InvalidInput(f"limit {text!r} has the unknown unit {unit!r}{did_you_mean(unit, units)}")
 
 
-def _relative_bound(text: str, subject: str, number: float, unit: str | None) -> float:
-    if subject not in ("size", "latency"):
+def _relative_bound(text: str, subject: str, metric: Metric | None, number: float, unit: str | None) -> float:
+    if subject == "speedup" or (metric is not None and subject != metric.name):
         raise InvalidInput(
-            f"limit {text!r}: only size and latency are relative to the baseline; see also '<metric>_drop'"
+            f"limit {text!r}: only size, latency and metrics are relative to the baseline, but {subject} compares with"
+            " it already: leave out 'of baseline'"
         )
     if unit != "%":
         raise InvalidInput(
-            f"limit {text!r}: a share of the baseline is in percent, like '{subject} <= 25% of baseline'"
+            f"limit {text!r}: a share of the baseline is in percent, like '{subject} {'>=' if metric else '<='} 97% of"
+            " baseline'"
         )
     return number / 100
 
@@ -209,11 +237,12 @@ def _absolute(limit: Limit, baseline: Scores) -> tuple[str, float]:
     """What a limit bounds and where, in absolute units, so that different forms compare."""
     if limit.metric is not None:
         if not limit.is_drop:
-            return limit.metric.name, limit.bound
+            return limit.metric.name, limit.bound * (baseline[limit.metric.name] if limit.relative else 1)
         # a lower bound on quality is an upper bound on the drop: kept apart, it cannot contradict
         return limit.subject, limit.bound
     if limit.subject == "size":
         return "size", limit.bound * (baseline["size_bytes"] if limit.relative else 1)
     if limit.subject == "latency":
-        return "latency", limit.bound * (baseline["latency_ms"] if limit.relative else 1)
-    return limit.subject, limit.bound
+        slowest = max(baseline[f"latency_ms{suffix}"] for suffix in limit.suffixes)
+        return limit.name, limit.bound * (slowest if limit.relative else 1)
+    return limit.name, limit.bound

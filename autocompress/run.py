@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +18,9 @@ from autocompress.artifact import Artifact
 from autocompress.budget import Budget
 from autocompress.document import Document
 from autocompress.errors import ArtifactError, RunError, first_line
+from autocompress.final import Final, read_finals, read_surroundings
 from autocompress.folders import trial_folder
-from autocompress.limits import Limit, check_target, parse_limits
+from autocompress.limits import Limit, parse_limits, target_suffix
 from autocompress.metric import Metric
 from autocompress.outcome import Outcome
 from autocompress.recipe import Recipe
@@ -32,7 +32,7 @@ FORMAT = 1
 STUDY_NAME = "autocompress"
 RECIPE, OUTCOME, DUPLICATE_OF = "recipe", "outcome", "duplicate_of"
 """The user attributes of an Optuna trial."""
-RUN_FILE, CONFIG_FILE, ENV_FILE, STUDY_FILE, TEST_FILE = "run.json", "config.yaml", "env.json", "study.db", "test.json"
+RUN_FILE, CONFIG_FILE, ENV_FILE, STUDY_FILE = "run.json", "config.yaml", "env.json", "study.db"
 
 
 class MetricRecord(Document):
@@ -57,7 +57,7 @@ class RunConfig(Document):
 
     space: SearchSpace
     limits: tuple[str, ...] = ()
-    target: str
+    targets: tuple[str, ...]
     seed: int = 0
     methods: dict[str, str] = {}
     """Those that apply to the task, with the distribution and version of their plugins."""
@@ -71,8 +71,8 @@ class Trial:
     number: int
     recipe: Recipe
     outcome: Outcome
-    test_scores: dict[str, float]
-    """The metrics on the test split, for trials of the front; empty for others."""
+    final: Final | None
+    """Its figures when it was judged again, for trials of the front; None of others."""
     path: Path
     model: Model | None = None
     students: Mapping[str, Model] = field(default_factory=dict)
@@ -80,6 +80,11 @@ class Trial:
     @property
     def scores(self) -> dict[str, float]:
         return self.outcome.scores
+
+    @property
+    def test_scores(self) -> dict[str, float]:
+        """The metrics on the test split; empty if it was not judged there."""
+        return {} if self.final is None else self.final.test_scores
 
     def load(self, model: Model | None = None) -> nn.Module:
         """The compressed model. `model` is needed only when the run was opened without its task.
@@ -127,7 +132,7 @@ class Run:
 
     @property
     def limits(self) -> tuple[Limit, ...]:
-        return parse_limits(self.config.limits, self.metrics)
+        return parse_limits(self.config.limits, self.metrics, self.config.targets)
 
     @functools.cached_property
     def all_trials(self) -> dict[int, tuple[Recipe, Outcome]]:
@@ -153,22 +158,27 @@ class Run:
         raise RunError(f"{self.path} has no scored baseline yet: let the search run, and longer if its hours ended")
 
     @functools.cached_property
+    def finals(self) -> dict[int, Final]:
+        """The baseline and the front judged once more when the search was over, by trial."""
+        return read_finals(self.path)
+
+    @functools.cached_property
+    def surroundings(self) -> dict[str, Any]:
+        """By target, what the hardware can do at most, and what free acceleration does for the baseline."""
+        return read_surroundings(self.path)
+
+    @property
     def test_scores(self) -> dict[int, dict[str, float]]:
         """Metrics on the test split, by trial."""
-        file = self.path / TEST_FILE
-        if not file.is_file():
-            return {}
-        try:
-            return {int(number): scores for number, scores in json.loads(file.read_text(encoding="utf-8")).items()}
-        except (OSError, ValueError, AttributeError) as error:
-            raise RunError(f"{file} is not readable: {first_line(error)}; without it they are scored again") from None
+        return {number: final.test_scores for number, final in self.finals.items()}
 
     @property
     def trials(self) -> pd.DataFrame:
         """One row a trial, failures included, indexed by number.
 
         Columns: state, the metrics, size_bytes, latency_ms and baseline_latency_ms (medians of the same rounds),
-        speedup with speedup_low and speedup_high (95 % interval), test_<metric> where it was scored, recipe, error,
+        speedup with speedup_low and speedup_high (95 % interval) and the same of each further target with its name
+        (`speedup[cpu@8]`), test_<metric> where it was scored, recipe, error,
         method, plugin, work_s.
         """
         rows = {
@@ -199,8 +209,7 @@ class Run:
 
         Raises NothingFits, naming the nearest trial, when none meets them.
         """
-        wanted = self.limits if limits is None else parse_limits(limits, self.metrics)
-        check_target(wanted, self.config.target)
+        wanted = self.limits if limits is None else parse_limits(limits, self.metrics, self.config.targets)
         names = {number: str(recipe) for number, (recipe, _) in self.all_trials.items()}
         return self.trial(choose(self.scored, self.baseline.scores, self.objective, wanted, names))
 
@@ -210,11 +219,13 @@ class Run:
             raise RunError(f"{self.path} has no scored trial {number}")
         recipe, outcome = self.all_trials[number]
         folder = trial_folder(self.path, number)
-        return Trial(number, recipe, outcome, self.test_scores.get(number, {}), folder, self._model, self._students)
+        return Trial(number, recipe, outcome, self.finals.get(number), folder, self._model, self._students)
 
     def _columns(self) -> list[str]:
         names = [metric.name for metric in self.metrics]
-        latency = ["latency_ms", "baseline_latency_ms", "speedup", "speedup_low", "speedup_high"]
+        measured = ["latency_ms", "baseline_latency_ms", "speedup", "speedup_low", "speedup_high"]
+        suffixes = [target_suffix(target, self.config.targets) for target in self.config.targets]
+        latency = [f"{name}{suffix}" for suffix in suffixes for name in measured]
         tests = [f"test_{name}" for name in names]
         return ["state", *names, "size_bytes", *latency, *tests, "recipe", "error", "method", "plugin", "work_s"]
 

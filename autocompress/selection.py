@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import geometric_mean
 
 from autocompress.errors import NothingFits
 from autocompress.limits import Limit, Scores
@@ -10,7 +11,7 @@ from autocompress.metric import Metric
 
 
 def pareto_front(scores: Mapping[int, Scores], objective: Metric) -> list[int]:
-    """Numbers of the trials that no other beats in quality, size and latency together, best quality first."""
+    """Numbers of the trials that no other beats in quality, size and all latencies together, best quality first."""
     costs = {number: _costs(values, objective) for number, values in scores.items()}
     front = [number for number, own in costs.items() if not any(_dominates(other, own) for other in costs.values())]
     return sorted(front, key=lambda number: costs[number])
@@ -21,20 +22,26 @@ def choose(
 ) -> int:
     """The trial that fits best among those that meet all limits.
 
-    When quality is limited, it is the smallest and fastest (least product of size and time); else the one of best
-    quality. Raises NothingFits, naming the nearest trial and by how much it misses, when no trial meets the limits.
+    When quality is limited, it is the smallest and fastest (least product of size and time, of several targets the
+    geometric mean of their times); else the one of best quality. Raises NothingFits, naming the nearest trial and by
+    how much it misses, when no trial meets the limits.
     """
     fitting = {n: s for n, s in scores.items() if all(limit.violation(s, baseline) <= 0 for limit in limits)}
     if not fitting:
         raise NothingFits(_nearest(scores, baseline, limits, names))
     if any(limit.metric is not None for limit in limits):
-        return min(fitting, key=lambda n: (fitting[n]["size_bytes"] / fitting[n]["speedup"], n))
+        return min(fitting, key=lambda n: (fitting[n]["size_bytes"] * geometric_mean(time_ratios(fitting[n])), n))
     return min(fitting, key=lambda n: (_costs(fitting[n], objective), n))
 
 
-def _costs(scores: Scores, objective: Metric) -> tuple[float, float, float]:
+def time_ratios(scores: Scores) -> list[float]:
+    """Latency as a share of the baseline's in the same rounds, target by target, the first one first."""
+    return [1 / value for name, value in scores.items() if name == "speedup" or name.startswith("speedup[")]
+
+
+def _costs(scores: Scores, objective: Metric) -> tuple[float, ...]:
     quality = scores[objective.name]
-    return (-quality if objective.higher_is_better else quality, scores["size_bytes"], 1 / scores["speedup"])
+    return (-quality if objective.higher_is_better else quality, scores["size_bytes"], *time_ratios(scores))
 
 
 def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:

@@ -124,8 +124,8 @@ class BoundSpace:
         return {name: choose(f"{prefix}.{name}", parameter) for name, parameter in parameters.items()}
 
 
-def bind(space: SearchSpace, task: Task, registry: Registry, target: Target) -> BoundSpace:
-    """The space over the methods that apply to the task on the target.
+def bind(space: SearchSpace, task: Task, registry: Registry, *targets: Target) -> BoundSpace:
+    """The space over the methods that apply to the task on all targets.
 
     Raises InvalidInput for an unknown method or parameter and for a range that does not narrow the method's own.
     """
@@ -135,7 +135,8 @@ def bind(space: SearchSpace, task: Task, registry: Registry, target: Target) -> 
     for name in names:
         method = registry.get(name)
         try:
-            method.check(task, target)
+            for target in targets:
+                method.check(task, target)
             declared = method.search_space(task)
         except NotApplicable as reason:
             left_out[name] = str(reason)

@@ -20,7 +20,7 @@ from autocompress.data import Samples, batches, data_digest, take
 from autocompress.errors import InvalidInput, did_you_mean, first_line
 from autocompress.leaves import leaves
 from autocompress.metric import ACCURACY, Metric
-from autocompress.tensors import call, map_tensors
+from autocompress.tensors import call, resize
 
 Model = nn.Module | Callable[[], nn.Module]
 """A trained module, or a zero-argument factory of one."""
@@ -107,7 +107,7 @@ class Task:
         """One batch of real inputs, first dimension `batch_size`."""
         if self.example_inputs is None:
             return take(self.validation, batch_size, self.collate)
-        return map_tensors(lambda tensor: _resize(tensor, batch_size), self.example_inputs)
+        return resize(self.example_inputs, batch_size)
 
     def check(self) -> None:
         """Raises InvalidInput for what would fail every trial: empty data, a model that cannot be built or run."""
@@ -222,9 +222,3 @@ def _check_split(name: str, data: Samples) -> None:
         raise InvalidInput(f"{name} data must have a length and indices, but got {type(data).__name__}") from None
     if length == 0:
         raise InvalidInput(f"{name} data must have samples, but it is empty")
-
-
-def _resize(tensor: Tensor, batch_size: int) -> Tensor:
-    """(B, ...) repeated or cut to (batch_size, ...)."""
-    repeats = -(-batch_size // len(tensor))
-    return torch.cat([tensor] * repeats)[:batch_size]

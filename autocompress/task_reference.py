@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from autocompress.errors import InvalidInput, did_you_mean, first_line
 from autocompress.task import Task
@@ -20,14 +21,7 @@ def load_task(reference: str) -> Task:
 
     Raises InvalidInput when the reference has another form, or what it names is no task.
     """
-    place, _, name = reference.rpartition(":")
-    if not place or not name.isidentifier():
-        raise InvalidInput(f"a task is named package.module:name or file.py:name, but got {reference!r}")
-    module = _load_module(place)
-    if not hasattr(module, name):
-        public = [known for known in vars(module) if not known.startswith("_")]
-        raise InvalidInput(f"{place!r} has no {name!r}{did_you_mean(name, public)}")
-    found = getattr(module, name)
+    found = load_named(reference, "task")
     if not isinstance(found, Task) and callable(found):
         try:
             found = found()
@@ -36,6 +30,21 @@ def load_task(reference: str) -> Task:
     if not isinstance(found, Task):
         raise InvalidInput(f"{reference} must be a Task or a function that gives one, but got {type(found).__name__}")
     return found
+
+
+def load_named(reference: str, what: str) -> Any:
+    """What `package.module:name` or `file.py:name` names; `what` that should be is for the message.
+
+    Raises InvalidInput when the reference has another form, or its place cannot be imported or has no such name.
+    """
+    place, _, name = reference.rpartition(":")
+    if not place or not name.isidentifier():
+        raise InvalidInput(f"a {what} is named package.module:name or file.py:name, but got {reference!r}")
+    module = _load_module(place)
+    if not hasattr(module, name):
+        public = [known for known in vars(module) if not known.startswith("_")]
+        raise InvalidInput(f"{place!r} has no {name!r}{did_you_mean(name, public)}")
+    return getattr(module, name)
 
 
 def _load_module(place: str) -> ModuleType:

@@ -69,6 +69,16 @@ def _like(value: Any, items: list[Any]) -> Any:
     return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 
 
+def resize(value: Any, batch_size: int) -> Any:
+    """Every tensor (B, ...) in it repeated or cut to (batch_size, ...)."""
+
+    def resized(tensor: Tensor) -> Tensor:
+        repeats = -(-batch_size // len(tensor))
+        return torch.cat([tensor] * repeats)[:batch_size]
+
+    return map_tensors(resized, value)
+
+
 def to_device(value: Any, device: torch.device) -> Any:
     return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), value)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.data import batch_rows, loader_of
-from autocompress.measure.device import DeviceLock
+from autocompress.measure.lock import DeviceLock
 from autocompress.method import Loss, Schedule
 from autocompress.recipe import Recovery
 from autocompress.task import Task

@@ -104,7 +104,9 @@ def searching_until_ray() -> None:
     from autocompress.search.settings import Settings
 
     limits = parse_limits(["accuracy_drop <= 1%"], task().metrics)
-    settings = Settings(task(), SearchSpace(), limits, Budget(), Target("cpu"), Path("runs/demo"), (), 0, 1, 1.0, False)
+    settings = Settings(
+        task(), SearchSpace(), limits, Budget(), (Target("cpu"),), Path("runs/demo"), (), 0, 1, 1.0, False
+    )
     with open_run(settings):
         pass
 

@@ -52,7 +52,7 @@ def test_a_search_on_a_gpu(task: Task, tmp_path: Path) -> None:
         runs=tmp_path,
         latency_seconds=0.2,
     )
-    assert run.config.target == "cuda:0@1"
+    assert run.config.targets == ("cuda:0@1",)
     assert run.trials["state"].tolist() == ["ok"] * 3
     model = run.trial(1).load()
     assert next(iter(model.state_dict().values())).device.type == "cuda"

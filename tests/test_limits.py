@@ -12,6 +12,7 @@ from autocompress.errors import InvalidInput
 from autocompress.limits import check_against_baseline, parse_limit, parse_limits, show_bytes
 from autocompress.metric import ACCURACY
 
+TARGETS = ("cpu@1", "cpu@8", "cuda:0@32")
 METRICS = (ACCURACY, Metric("perplexity", min, higher_is_better=False))
 BASELINE = {"accuracy": 0.9, "perplexity": 20.0, "size_bytes": 1e6, "latency_ms": 10.0, "speedup": 1.0}
 SCORES = {"accuracy": 0.88, "perplexity": 23.0, "size_bytes": 250e3, "latency_ms": 6.0, "speedup": 2.0}
@@ -35,6 +36,8 @@ SCORES = {"accuracy": 0.88, "perplexity": 23.0, "size_bytes": 250e3, "latency_ms
         ("latency <= 2 s", "latency", True, 2000, False, None),
         ("latency <= 50% OF BASELINE", "latency", True, 0.5, True, None),
         ("latency[cuda:0@32] <= 5 ms", "latency", True, 5, False, "cuda:0@32"),
+        ("speedup[cpu] >= 2x", "speedup", False, 2, False, "cpu"),
+        ("accuracy >= 97% of baseline", "accuracy", False, 0.97, True, None),
         ("speedup >= 2x", "speedup", False, 2, False, None),
         ("accuracy >= 0.9", "accuracy", False, 0.9, False, None),
         ("accuracy >= 90%", "accuracy", False, 0.9, False, None),
@@ -48,7 +51,7 @@ SCORES = {"accuracy": 0.88, "perplexity": 23.0, "size_bytes": 250e3, "latency_ms
 def test_a_limit_in_words(
     text: str, subject: str, upper: bool, bound: float, relative: bool, target: str | None
 ) -> None:
-    limit = parse_limit(text, METRICS)
+    limit = parse_limit(text, METRICS, TARGETS)
     assert (limit.text, limit.subject, limit.upper) == (text, subject, upper)
     assert limit.bound == pytest.approx(bound)
     assert (limit.relative, limit.target) == (relative, target)
@@ -77,10 +80,10 @@ FORM = "must read SUBJECT <= NUMBER UNIT, like 'size <= 4 MB', 'latency <= 50% o
         ("size <= 4 Mb", "has the unknown unit 'Mb'; known: B, GB, GiB, KB, KiB, MB, MiB, kB"),
         ("latency <= 5 hours", "has the unknown unit 'hours'; known: ms, s, us"),
         ("accuracy_drop <= 1 poin", "has the unknown unit 'poin'; did you mean 'point'?"),
-        ("size[cpu] <= 4 MB", ": only a latency has a target in brackets, but got 'cpu'"),
-        ("size <= 4 MB of baseline", ": a share of the baseline is in percent, like 'size <= 25% of baseline'"),
-        ("speedup >= 200% of baseline", ": only size and latency are relative to the baseline; see also"),
-        ("accuracy >= 90% of baseline", ": only size and latency are relative to the baseline; see also"),
+        ("size[cpu] <= 4 MB", ": only a time has a target in brackets, but got 'cpu'"),
+        ("size <= 4 MB of baseline", ": a share of the baseline is in percent, like 'size <= 97% of baseline'"),
+        ("speedup >= 200% of baseline", "but speedup compares with it already: leave out 'of baseline'"),
+        ("accuracy_drop <= 1% of baseline", "but accuracy_drop compares with it already: leave out 'of baseline'"),
         ("accuracy_drop <= 1", "has no unit: write 'accuracy_drop <= 1%'"),
         ("accuracy >= 90", ": accuracy lies in 0-1, but the bound is 90; write '90%' or '0.9'"),
         ("perplexity_drop <= 5%", ": perplexity is no share, so its limits are plain numbers without '%'"),
@@ -113,6 +116,8 @@ def test_a_limit_that_is_refused(text: str, message: str) -> None:
         ("perplexity >= 46", 0.5),
         ("perplexity_drop <= 2", 0.5),
         ("perplexity_drop <= 6", -0.5),
+        ("perplexity <= 110% of baseline", (23 / 20 - 1.1) / 1.1),
+        ("accuracy >= 100% of baseline", 0.02 / 0.9),
     ],
 )
 def test_a_violation_is_a_share_of_the_bound_and_positive_beyond_it(text: str, violation: float) -> None:
@@ -161,7 +166,7 @@ def test_a_miss_in_words(text: str, words: str) -> None:
 )
 def test_limits_that_contradict_each_other_are_refused(texts: Sequence[str]) -> None:
     with pytest.raises(InvalidInput, match="limits contradict each other: '.* >= .*' and '.* <= .*'; leave one out"):
-        parse_limits(texts, METRICS)
+        parse_limits(texts, METRICS, TARGETS)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +181,7 @@ def test_limits_that_contradict_each_other_are_refused(texts: Sequence[str]) -> 
     ],
 )
 def test_limits_that_hold_together(texts: Sequence[str]) -> None:
-    limits = parse_limits(texts, METRICS)
+    limits = parse_limits(texts, METRICS, TARGETS)
     assert [limit.text for limit in limits] == list(texts)
 
 
@@ -192,7 +197,7 @@ def test_limits_that_hold_together(texts: Sequence[str]) -> None:
     ],
 )
 def test_a_contradiction_that_shows_with_the_baseline(texts: Sequence[str], contradict: bool) -> None:
-    limits = parse_limits(texts, METRICS)
+    limits = parse_limits(texts, METRICS, TARGETS)
     if not contradict:
         check_against_baseline(limits, BASELINE)
         return
@@ -217,3 +222,34 @@ def test_a_contradiction_that_shows_with_the_baseline(texts: Sequence[str], cont
 )
 def test_bytes_in_words(size_bytes: float, text: str) -> None:
     assert show_bytes(size_bytes) == text
+
+
+FAST_AND_SLOW = {"latency_ms": 2.0, "speedup": 4.0, "latency_ms[cpu@8]": 12.0, "speedup[cpu@8]": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("latency <= 5 ms", 12.0),
+        ("latency[cpu] <= 5 ms", 12.0),
+        ("latency[cpu@1] <= 5 ms", 2.0),
+        ("latency[cpu@8] <= 5 ms", 12.0),
+        ("latency[cpu@1] <= 30% of baseline", 0.25),
+        ("latency <= 30% of baseline", 0.5),
+        ("speedup >= 3x", 2.0),
+        ("speedup[cpu@1] >= 3x", 4.0),
+    ],
+)
+def test_a_limit_on_time_bounds_the_targets_it_names_and_all_when_it_names_none(text: str, value: float) -> None:
+    assert parse_limit(text, METRICS, TARGETS[:2]).value(FAST_AND_SLOW, FAST_AND_SLOW) == value
+
+
+def test_a_limit_on_a_target_that_is_not_measured_is_refused() -> None:
+    message = r"limit 'latency\[cuda:0\] <= 5 ms' is about 'cuda:0', but latency is measured on cpu@1, cpu@8$"
+    with pytest.raises(InvalidInput, match=message):
+        parse_limit("latency[cuda:0] <= 5 ms", METRICS, TARGETS[:2])
+
+
+def test_a_miss_names_the_target() -> None:
+    limit = parse_limit("latency[cpu@8] <= 5 ms", METRICS, TARGETS[:2])
+    assert limit.miss(FAST_AND_SLOW, {}) == "latency[cpu@8] is 12 ms, 7 ms beyond 'latency[cpu@8] <= 5 ms'"

@@ -12,6 +12,7 @@ from autocompress import Budget, Choice, Recipe, Run, SearchSpace, Step, Target,
 from autocompress.artifact import seal, write_model
 from autocompress.compress import Compressed
 from autocompress.errors import ArtifactError, AutocompressError, InvalidInput, NothingFits, RunError
+from autocompress.final import Final
 from autocompress.folders import partial_folder, publish, trial_folder
 from autocompress.limits import parse_limits
 from autocompress.outcome import OK, Outcome, failure
@@ -56,7 +57,7 @@ OUTCOMES = [
 def make_run(task: Task, path: Path, outcomes: Sequence[tuple[Recipe, Outcome]]) -> Path:
     """A run's folder with these trials, of which the last is interrupted."""
     limits = parse_limits(["accuracy_drop <= 10%"], task.metrics)
-    settings = Settings(task, SearchSpace(), limits, Budget(trials=9), CPU, path, (), 0, 1, 0.1, False)
+    settings = Settings(task, SearchSpace(), limits, Budget(trials=9), (CPU,), path, (), 0, 1, 0.1, 0, False)
     with open_run(settings) as folder:
         study = SearchStudy(folder.study_url, SPACE, task.objective, limits, seed=0)
         for recipe, outcome in outcomes:
@@ -67,7 +68,8 @@ def make_run(task: Task, path: Path, outcomes: Sequence[tuple[Recipe, Outcome]])
         study.enqueue(pack(2))
         study.ask()
         study.close()
-        folder.write_test_scores({0: {"accuracy": 0.91}, 1: {"accuracy": 0.88}})
+        for number, accuracy in ((0, 0.91), (1, 0.88)):
+            folder.write_final(number, Final({"accuracy": accuracy}, {}, {}))
     return path
 
 
@@ -215,8 +217,10 @@ def test_a_baseline_that_failed_is_none(task: Task, tmp_path: Path) -> None:
         print(run.baseline)
 
 
-def test_damaged_test_scores_are_told(task: Task, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["{", "[]", '{"accuracy": 1}'])
+def test_a_damaged_final_is_told(text: str, task: Task, tmp_path: Path) -> None:
     path = make_run(task, tmp_path / "mine", [])
-    (path / "test.json").write_text("{")
-    with pytest.raises(RunError, match="mine/test.json is not readable: .*; without it they are scored again"):
+    (path / "finals" / "00001.json").write_text(text)
+    message = "finals/00001.json is not readable: .*; delete it, and the same search judges it again"
+    with pytest.raises(RunError, match=message):
         print(Run(path).test_scores)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from autocompress import Loss, Recovery, Target, Task
 from autocompress.data import batches
-from autocompress.measure.device import DeviceLock
+from autocompress.measure.lock import DeviceLock
 from autocompress.training import TaskLoss, train
 from tests.conftest import tiny_data, tiny_model
 

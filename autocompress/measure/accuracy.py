@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autocompress.data import Samples, batches
-from autocompress.measure.device import DeviceLock, Target
+from autocompress.measure.device import Target
+from autocompress.measure.lock import DeviceLock
+from autocompress.metric import Metric
 from autocompress.task import Task
 from autocompress.tensors import call, concatenate, map_tensors, to_device
 
@@ -20,11 +24,24 @@ class NotANumber(ValueError):
     """A score is NaN or infinite."""
 
 
+@dataclass(frozen=True)
+class Answers:
+    """All outputs and targets of a split, on the CPU, joined along the first dimension."""
+
+    outputs: Any
+    targets: Any
+
+
 def evaluate(model: nn.Module, data: Samples, task: Task, target: Target) -> dict[str, float]:
     """Each of the task's metrics by name, over the whole split.
 
     Raises NotANumber when an output holds NaN, since a metric may hide it (the argmax of NaN is a class).
     """
+    return scores_of(answers(model, data, task, target), task.metrics)
+
+
+def answers(model: nn.Module, data: Samples, task: Task, target: Target) -> Answers:
+    """What the model answers to every sample of a split. Raises NotANumber when that holds NaN."""
     device, lock = target.torch_device, DeviceLock(target)
     outputs, targets = [], []
     model.eval()
@@ -33,9 +50,14 @@ def evaluate(model: nn.Module, data: Samples, task: Task, target: Target) -> dic
             with lock.shared():
                 outputs.append(to_device(call(model, to_device(inputs, device)), torch.device("cpu")))
             targets.append(wanted)
-    joined, wanted = concatenate(outputs), concatenate(targets)
+    joined = concatenate(outputs)
     map_tensors(_check_no_nan, joined)
-    scores = {metric.name: float(metric.function(joined, wanted)) for metric in task.metrics}
+    return Answers(joined, concatenate(targets))
+
+
+def scores_of(found: Answers, metrics: Sequence[Metric]) -> dict[str, float]:
+    """The metrics by name. Raises NotANumber, naming the metric."""
+    scores = {metric.name: float(metric.function(found.outputs, found.targets)) for metric in metrics}
     check_finite(scores)
     return scores
 

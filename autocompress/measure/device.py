@@ -1,15 +1,10 @@
-"""Where latency is measured: the target, and the lock that keeps its device to one measurement at a time."""
+"""Where latency is measured: the target and its hardware."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import platform
 import re
-import tempfile
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,60 +70,3 @@ def hardware_name(target: Target) -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
-
-
-class DeviceLock:
-    """A reader/writer lock per physical device, over two files that all processes of this user on the node share.
-
-    Training holds it shared, step by step; measuring holds it alone, and a waiting measurement keeps new steps out.
-    POSIX record locks: freed at once when the holder dies, and not inherited by forked data loaders.
-    """
-
-    def __init__(self, target: Target, folder: Path | None = None) -> None:
-        folder = folder or Path(tempfile.gettempdir()) / f"autocompress-locks-{os.getuid()}"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        name = _physical_name(target)
-        self._gate, self._data = (_open(folder / f"{name}.{part}") for part in ("gate", "lock"))
-
-    @contextlib.contextmanager
-    def shared(self) -> Iterator[None]:
-        """Around one training step, at the end of which the device is idle."""
-        with _held(self._gate, fcntl.LOCK_SH):
-            fcntl.lockf(self._data, fcntl.LOCK_SH)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self._data, fcntl.LOCK_UN)
-
-    @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Around a whole measurement."""
-        with _held(self._gate, fcntl.LOCK_EX), _held(self._data, fcntl.LOCK_EX):
-            yield
-
-
-@contextlib.contextmanager
-def _held(descriptor: int, how: int) -> Iterator[None]:
-    fcntl.lockf(descriptor, how)
-    try:
-        yield
-    finally:
-        fcntl.lockf(descriptor, fcntl.LOCK_UN)
-
-
-_descriptors: dict[Path, int] = {}
-_descriptors_guard = threading.Lock()
-
-
-def _open(path: Path) -> int:
-    """One descriptor a file and process: closing any descriptor of a file would drop all its POSIX locks."""
-    with _descriptors_guard:
-        if path not in _descriptors:
-            _descriptors[path] = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-        return _descriptors[path]
-
-
-def _physical_name(target: Target) -> str:
-    if not target.is_cuda:
-        return "cpu"
-    return f"gpu-{torch.cuda.get_device_properties(target.torch_device).uuid}"

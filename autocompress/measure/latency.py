@@ -2,52 +2,78 @@
 
 from __future__ import annotations
 
-import math
-import random
-import time
-from collections.abc import Callable, Iterator
+import gc
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from autocompress.measure.device import DeviceLock, Target, hardware_name
-from autocompress.tensors import call, to_device
-
-MIN_ROUNDS = 30
-CHECK_EVERY = 10
-INTERVAL_WIDTH = 0.01
-"""Measuring stops when the interval of the ratio is narrower than this share of it."""
-MIN_SAMPLE_MS = 0.5
-"""A sample repeats the call until it lasts this long, far above the clock's resolution."""
-RESAMPLES = 500
+from autocompress.measure.device import Target, hardware_name
+from autocompress.measure.load import in_words, load_average
+from autocompress.measure.lock import DeviceLock
+from autocompress.measure.memory import peak_memory_bytes
+from autocompress.measure.nvml import Gpu
+from autocompress.measure.rounds import Block, Rounds, alternate
+from autocompress.measure.statistics import Figures, figures
+from autocompress.measure.timers import device_timers, ring_of, wall_timer
 
 
-@dataclass(frozen=True)
-class Latency:
-    """Paired measurement of a model and the baseline on one target, batch and threads included."""
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Figures):
+    """A paired measurement: its figures and all samples behind them.
 
-    latency_ms: float
-    """Median time of one call."""
-    baseline_latency_ms: float
-    """The baseline's, in the same rounds."""
-    speedup: float
-    """Median over rounds of the baseline's time by the model's: above 1 is faster."""
-    speedup_low: float
-    speedup_high: float
-    """95 % bootstrap interval of `speedup` (Efron 1979)."""
+    `statistics.figures` gives the figures again from `samples_ms`, `baseline_samples_ms` and the target's batch size.
+    """
+
+    method: str
+    """How a call was timed."""
     rounds: int
+    calls_per_sample: int
+    baseline_calls_per_sample: int
+    """A sample is the mean over this many calls."""
+    warm_up_calls: int
+    samples_ms: list[float]
+    """Two a round, in the order of their taking."""
+    baseline_samples_ms: list[float]
+    rejected_samples_ms: list[float]
+    """Samples taken again since this process was taken off its core or the GPU was disturbed; in no figure."""
+    rejected_baseline_samples_ms: list[float]
+    interrupted_samples: int
+    """Samples of the figures that were interrupted all the same: repeating them did not help or took too long."""
+    blocks: list[Block]
+    """Rounds without a break, with the GPU's state before and after."""
+    other_load: float | None
+    """The share of all cores' time that other processes took, in 0-1; None where it is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency(Comparison):
+    """From call to result, by the wall clock, for a model and the baseline on one target, batch and threads included.
+
+    Inputs lie on the device already; on a GPU every call is waited for.
+    """
+
     target: str
     hardware: str
-    samples_ms: list[float]
-    """One a round, a mean over the calls of a sample."""
-    baseline_samples_ms: list[float]
+    input_copies: int
+    """Calls take them in turn."""
+    waited_s: float
+    """For the device, until no one else measured or trained on it."""
+    load_average: float | None
+    """Of the machine over the last minute, when the measurement ended."""
+    device_time: Comparison | None
+    """On a GPU, the time of its kernels alone, without Python and launches."""
+    peak_memory_bytes: int | None
+    """Of the GPU: the model's tensors, and the most that one call takes beside them."""
+    baseline_peak_memory_bytes: int | None
+    notes: list[str] = field(default_factory=list)
+    """What a reader should know, and what could not be had and why."""
 
     def plain(self) -> dict[str, Any]:
+        """As JSON."""
         return asdict(self)
 
 
@@ -56,97 +82,78 @@ def measure_latency(
 ) -> Latency:
     """Times both models on the same inputs, alternating in random order, with the device to itself.
 
-    Warms up first; at least 30 rounds; ends when the interval of the ratio is narrower than 1 % or after `seconds`.
-    CUDA events on a GPU, the monotonic clock on a CPU.
+    Warms up until times are stable; at least 30 rounds; ends when the 95 % interval of the ratio is narrower than 1 %
+    or after `seconds`, which on a GPU are shared by the wall clock and the device's own. `rounds` tells the protocol.
+    The number of torch's threads is that of the target; which cores they run on is the scheduler's choice, since on a
+    loaded machine a thread bound to a busy core stands still beside an idle one.
     """
-    inputs = to_device(inputs, target.torch_device)
-    runs = [lambda: call(model, inputs), lambda: call(baseline, inputs)]
-    timer = _cuda_ms if target.is_cuda else _cpu_ms
-    with DeviceLock(target).exclusive(), _threads(target.threads), torch.inference_mode():
-        repeats = [_warm_up(run, timer, seconds / 8) for run in runs]
-        samples = _alternate(runs, repeats, timer, seconds)
-    own, other = np.array(samples[0]), np.array(samples[1])
-    low, high = bootstrap_interval(other / own)
+    with DeviceLock(target).exclusive() as waited_s, _quiet(target.threads), torch.inference_mode():
+        ring = ring_of(inputs, target)
+        notes, gpu = [], None
+        if target.is_cuda:
+            try:
+                gpu = Gpu(target)
+            except OSError as error:
+                notes.append(f"clocks, heat and other processes of the GPU are not known: {error}")
+        else:
+            notes.append("peak memory is not known: the allocator of a CPU keeps none")
+        peaks = [peak_memory_bytes(each, ring[0], target) for each in (model, baseline)]
+        share = seconds / 2 if target.is_cuda else seconds
+        timers = [wall_timer(each, ring, target) for each in (model, baseline)]
+        wall = alternate(timers[0], timers[1], share, threads=target.threads, gpu=gpu)
+        device_time = _device_time([model, baseline], ring, target, share, gpu) if target.is_cuda else None
+        average = load_average()
+    notes += _notes(wall)
     return Latency(
-        latency_ms=float(np.median(own)),
-        baseline_latency_ms=float(np.median(other)),
-        speedup=float(np.median(other / own)),
-        speedup_low=low,
-        speedup_high=high,
-        rounds=len(own),
+        **_comparison(wall, target, "wall clock"),
         target=str(target),
         hardware=hardware_name(target),
-        samples_ms=samples[0],
-        baseline_samples_ms=samples[1],
+        input_copies=len(ring),
+        waited_s=waited_s,
+        load_average=average,
+        device_time=device_time,
+        peak_memory_bytes=peaks[0],
+        baseline_peak_memory_bytes=peaks[1],
+        notes=notes,
     )
 
 
-def bootstrap_interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """95 % percentile interval of the median; the same for the same values."""
-    rng = np.random.default_rng(0)
-    medians = np.median(rng.choice(values, (RESAMPLES, len(values))), axis=1)
-    low, high = np.quantile(medians, [0.025, 0.975])
-    return float(low), float(high)
+def _device_time(
+    models: list[nn.Module], ring: list[Any], target: Target, seconds: float, gpu: Gpu | None
+) -> Comparison:
+    timers, method = device_timers(models, ring)
+    return Comparison(**_comparison(alternate(timers[0], timers[1], seconds, gpu=gpu), target, method))
 
 
-def _alternate(
-    runs: list[Callable[[], Any]], repeats: list[int], timer: Callable[[Callable[[], Any], int], float], seconds: float
-) -> tuple[list[float], list[float]]:
-    samples: tuple[list[float], list[float]] = ([], [])
-    order = random.Random(0)
-    end = time.monotonic() + seconds
-    while True:
-        for which in order.sample((0, 1), 2):
-            samples[which].append(timer(runs[which], repeats[which]))
-        rounds = len(samples[0])
-        if rounds >= MIN_ROUNDS and rounds % CHECK_EVERY == 0:
-            if time.monotonic() > end or _narrow_enough(np.array(samples[1]) / np.array(samples[0])):
-                return samples
+def _comparison(rounds: Rounds, target: Target, method: str) -> dict[str, Any]:
+    """The fields of a Comparison."""
+    computed = figures(rounds.samples_ms, rounds.baseline_samples_ms, target.batch_size)
+    return {**vars(computed), **vars(rounds), "method": method, "rounds": rounds.count}
 
 
-def _narrow_enough(ratios: NDArray[np.float64]) -> bool:
-    low, high = bootstrap_interval(ratios)
-    return high - low < INTERVAL_WIDTH * float(np.median(ratios))
-
-
-def _warm_up(run: Callable[[], Any], timer: Callable[[Callable[[], Any], int], float], seconds: float) -> int:
-    """Calls until the time of a call has settled; returns how many calls make a sample."""
-    times: list[float] = []
-    end = time.monotonic() + seconds
-    while len(times) < 3 or (time.monotonic() < end and not _settled(times)):
-        times.append(timer(run, 1))
-    return max(1, math.ceil(MIN_SAMPLE_MS / max(float(np.median(times[-3:])), 1e-6)))
-
-
-def _settled(times: list[float]) -> bool:
-    if len(times) < 10:
-        return False
-    before, now = np.median(times[-10:-5]), np.median(times[-5:])
-    return bool(abs(now - before) < 0.05 * before)
-
-
-def _cpu_ms(run: Callable[[], Any], repeats: int) -> float:
-    start = time.perf_counter_ns()
-    for _ in range(repeats):
-        run()
-    return (time.perf_counter_ns() - start) / repeats / 1e6
-
-
-def _cuda_ms(run: Callable[[], Any], repeats: int) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    start.record()
-    for _ in range(repeats):
-        run()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end)) / repeats
+def _notes(rounds: Rounds) -> list[str]:
+    notes = [in_words(rounds.other_load)]
+    rejected = len(rounds.rejected_samples_ms) + len(rounds.rejected_baseline_samples_ms)
+    if rejected:
+        notes.append(f"{rejected} samples were disturbed and taken again")
+    if rounds.interrupted_samples:
+        notes.append(f"{rounds.interrupted_samples} of {4 * rounds.count} samples were interrupted by other processes")
+    disturbed = [block.disturbed for block in rounds.blocks if block.disturbed]
+    if disturbed:
+        notes.append(f"{len(disturbed)} of {len(rounds.blocks)} blocks were disturbed, the last one: {disturbed[-1]}")
+    return [note for note in notes if note]
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
+def _quiet(threads: int) -> Iterator[None]:
+    """The target's threads, and no garbage collection in between."""
+    before, collects = torch.get_num_threads(), gc.isenabled()
+    torch.set_num_threads(threads)
+    gc.collect()
+    gc.disable()
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        if collects:
+            gc.enable()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from autocompress.budget import Budget
 from autocompress.errors import InvalidInput
-from autocompress.limits import check_target, parse_limits
+from autocompress.limits import parse_limits
 from autocompress.measure.device import Target
 from autocompress.recipe import Recipe
 from autocompress.run import Run
@@ -26,13 +26,14 @@ def search(
     space: SearchSpace | str | Path | None = None,
     limits: Sequence[str] | None = None,
     budget: Budget | None = None,
-    target: Target | str | None = None,
+    target: Target | str | Sequence[Target | str] | None = None,
     name: str | None = None,
     runs: str | Path = "runs",
     recipes: Sequence[Recipe] = (),
     seed: int = 0,
     workers: int | None = None,
     latency_seconds: float = 3.0,
+    hardware_seconds: float = 20.0,
     progress: bool = True,
 ) -> Run:
     """Search for compressed models of a task; the same call on the same run continues it.
@@ -41,11 +42,15 @@ def search(
         space: what may be combined: a shipped space's name, a YAML file or a SearchSpace; all methods if None.
         limits: like `accuracy_drop <= 1%`, `latency <= 5 ms`, `size <= 25% of baseline`.
         budget: 50 trials if None.
-        target: where latency is measured, like `cuda:0@32`, `cpu@8x2`; the first GPU where there is one, else the CPU.
+        target: where latency is measured, like `cuda:0@32`, `cpu@8x2`, or several of these; the first GPU where there
+            is one, else the CPU. Each is an objective of its own; limits name it: `latency[cpu@8x2] <= 5 ms`.
         name: the run's folder under `runs`; the task's name if None.
         recipes: known recipes, tried first.
         workers: trials at a time; on a CPU one for each core, on a GPU one, if None.
         latency_seconds: the longest that one latency measurement may take.
+        hardware_seconds: for each target, how long to find out afterwards what its hardware can do at most and how fast
+            the untouched model is with the acceleration that anybody gets for free; compiling comes on top. 0: not at
+            all.
         progress: whether to show on stderr what happens.
 
     Raises InvalidInput for a task, space, limit or recipe that breaks a rule, RunError when the run's folder is in use,
@@ -63,27 +68,38 @@ def search(
         raise InvalidInput(f"limits are a list of texts, but got the text {limits!r}")
     if latency_seconds <= 0:
         raise InvalidInput(f"latency_seconds must be above 0, but got {latency_seconds}")
+    if hardware_seconds < 0:
+        raise InvalidInput(f"hardware_seconds must be at least 0, but got {hardware_seconds}")
     if workers is not None and workers < 1:
         raise InvalidInput(f"workers must be at least 1, but got {workers}")
     if limits is None:
         limits = DEFAULT_LIMITS if task.objective.name == "accuracy" else ()
-    target = Target.default() if target is None else Target.parse(str(target))
-    parsed = parse_limits(limits, task.metrics)
-    check_target(parsed, str(target))
+    targets = _targets(target)
     settings = Settings(
         task=task,
         space=space if isinstance(space, SearchSpace) else SearchSpace.load(space) if space else SearchSpace(),
-        limits=parsed,
+        limits=parse_limits(limits, task.metrics, [str(target) for target in targets]),
         budget=budget or Budget(),
-        target=target,
+        targets=targets,
         run=Path(runs) / folder,
         recipes=tuple(recipes),
         seed=seed,
-        workers=workers or default_workers(target),
+        workers=workers or default_workers(targets[0]),
         latency_seconds=latency_seconds,
+        hardware_seconds=hardware_seconds,
         progress=progress,
     )
     return run_search(settings)
+
+
+def _targets(wanted: Target | str | Sequence[Target | str] | None) -> tuple[Target, ...]:
+    """Raises InvalidInput for a target of another form, or none."""
+    if wanted is None:
+        return (Target.default(),)
+    several = [wanted] if isinstance(wanted, str | Target) else wanted
+    if not several:
+        raise InvalidInput("a search measures latency on at least one target, but got none; leave it out for a default")
+    return tuple(dict.fromkeys(Target.parse(str(target)) for target in several))
 
 
 def default_workers(target: Target) -> int:

@@ -9,12 +9,13 @@ from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from autocompress.errors import NothingFits, first_line
+from autocompress.errors import NothingFits
 from autocompress.limits import Scores, show_bytes, show_ms
-from autocompress.measure.device import hardware_name
+from autocompress.measure.device import Target, hardware_name
 from autocompress.metric import Metric
 from autocompress.outcome import FAILED, INFEASIBLE, Outcome
 from autocompress.plugins import Registry
@@ -70,11 +71,19 @@ class Display:
     def interrupted(self) -> None:
         self._console.print(f"interrupted after {self._done} trials; the same command continues")
 
-    def testing(self, numbers: Sequence[int]) -> Iterator[int]:
-        """The numbers, one after the other, while each is scored on the test split."""
+    def judging(self, numbers: Sequence[int]) -> Iterator[int]:
+        """The numbers, one after the other, while each is judged."""
         if numbers:
-            self._console.print(f"scoring the baseline and the front, {len(numbers)} models, on the test split")
-        yield from numbers
+            self._console.print(
+                f"judging the baseline and the front, {len(numbers)} models, in a fresh process and on the test split"
+            )
+        yield from track(
+            numbers, "judging", console=self._console, transient=True, disable=not self._console.is_terminal
+        )
+
+    def looking_around(self, targets: Sequence[Target]) -> None:
+        named = ", ".join(map(str, targets))
+        self._console.print(f"measuring what {named} can do at most, and the baseline with free acceleration")
 
     @property
     def _objective(self) -> Metric:
@@ -89,20 +98,18 @@ class Display:
         if self._baseline is None and outcome.scored:
             self._baseline = outcome.scores
 
-    def test_failed(self, error: Exception) -> None:
-        self._console.print(
-            f"the test split could not be scored, so the front is reported without it: {first_line(error)}",
-            markup=False,
-        )
+    def not_judged(self, reason: str) -> None:
+        self._console.print(f"the test split could not be scored, so the front is reported without it: {reason}")
+
+    def no_surroundings(self, reason: str) -> None:
+        self._console.print(f"the hardware's limits are not known: {reason}")
 
     def _say_header(self) -> None:
         settings, budget = self._settings, self._settings.budget
         spans = [f"{budget.trials} trials" if budget.trials else "", f"{budget.hours:g} h" if budget.hours else ""]
         span = ", ".join(text for text in spans if text) or "until the space is exhausted"
-        hardware = hardware_name(settings.target)
-        self._console.print(
-            f"run {settings.run}: latency on {settings.target} ({hardware}), {span}, {settings.workers} at a time"
-        )
+        where = ", ".join(f"{target} ({hardware_name(target)})" for target in settings.targets)
+        self._console.print(f"run {settings.run}: latency on {where}, {span}, {settings.workers} at a time")
         self._console.print(f"limits: {', '.join(limit.text for limit in settings.limits) or 'none'}")
         self._console.print(f"methods: {', '.join(self._space.parameters) or 'none'}")
         for name, reason in self._space.left_out.items():
@@ -167,11 +174,11 @@ class Display:
         if outcome.state != INFEASIBLE or self._baseline is None:
             return outcome.state
         limits = self._settings.limits
-        broken = [limit.subject for limit in limits if limit.violation(outcome.scores, self._baseline) > 0]
+        broken = [limit.name for limit in limits if limit.violation(outcome.scores, self._baseline) > 0]
         return f"{outcome.state} ({', '.join(broken)})"
 
     def _cells(self, scores: Scores) -> tuple[str, str, str, str]:
-        """Quality, size, latency and speedup."""
+        """Quality, size, and latency and speedup on the first target."""
         return (
             f"{scores[self._objective.name]:.4f}",
             show_bytes(scores["size_bytes"]),

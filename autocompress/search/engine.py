@@ -10,10 +10,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from autocompress.artifact import Artifact
 from autocompress.errors import AutocompressError, RunError
 from autocompress.limits import check_against_baseline
-from autocompress.measure.accuracy import evaluate
 from autocompress.outcome import Outcome
 from autocompress.plugins import registry
 from autocompress.recipe import Recipe
@@ -105,7 +103,7 @@ def run_search(settings: Settings) -> Run:
     """Check everything, search until the budget is spent, score the front on the test split, and read the run back."""
     settings.task.check()
     plugins = registry()
-    space = bind(settings.space, settings.task, plugins, settings.target)
+    space = bind(settings.space, settings.task, plugins, *settings.targets)
     versions = {name: plugins.plugin_of(name).release for name in space.parameters}
     known = known_recipes(settings.space, settings.recipes, space, plugins, settings.task)
     with (
@@ -113,48 +111,70 @@ def run_search(settings: Settings) -> Run:
         log_records_to(folder.log_file, "optuna"),
         Display(settings, space, plugins) as display,
     ):
-        study = SearchStudy(folder.study_url, space, settings.task.objective, settings.limits, settings.seed)
+        study = SearchStudy(
+            folder.study_url, space, settings.task.objective, settings.limits, settings.seed, len(settings.targets)
+        )
         study.adopt_orphans(lambda number: recorded_outcome(folder.path, number))
         for recipe in [Recipe(), *known]:
             study.enqueue(recipe)
         display.known(study.outcomes)
         search = Search(settings, folder, study, display)
         try:
-            if not search.done:
-                ray_environment.prepare()
-                from autocompress.search.ray_session import run_trials
-
-                run_trials(search, _context(settings, folder), settings.workers, folder.log_file)
+            _run(search, settings, folder, display)
         finally:
             study.close()
         if search.error is not None:
             raise search.error
         if search.unfinished:
             display.interrupted()
-        score_front_on_test(settings, folder, display)
     return Run(folder.path, settings.task.model, settings.task.students)
 
 
-def score_front_on_test(settings: Settings, folder: RunFolder, display: Display) -> None:
-    """The metrics of baseline and front on the test split, which no trial has seen; each trial once.
-
-    A test split that cannot be scored is told, and costs nothing else of the result.
-    """
-    run = Run(folder.path)
-    if not run.scored:
+def _run(search: Search, settings: Settings, folder: RunFolder, display: Display) -> None:
+    """All in one session of Ray, which is not started for a run that has everything."""
+    if search.done and not unjudged(folder):
         return
-    scores = dict(run.test_scores)
-    missing = [n for n in sorted({run.baseline.number, *run.front.index}) if n not in scores]
-    for number in display.testing(missing):
-        artifact = Artifact(run.trial(number).path)
-        model = artifact.load(settings.task.source(artifact.student), settings.target, native_code=True)
-        try:
-            scores[number] = evaluate(model, settings.task.test, settings.task, settings.target)
-        except Exception as error:  # the user's data and metrics
-            display.test_failed(error)
-            break
-    if missing:
-        folder.write_test_scores(scores)
+    ray_environment.prepare()
+    from autocompress.search.ray_session import run_trials, session
+
+    context = _context(settings, folder)
+    with session(settings.workers):
+        if not search.done:
+            run_trials(search, context, settings.workers, folder.log_file)
+        if search.error is None:
+            judge_finalists(context, settings, folder, display)
+
+
+def unjudged(folder: RunFolder) -> list[int]:
+    """Of baseline and front the trials that were not judged yet."""
+    run = Run(folder.path)
+    return [n for n in sorted({run.baseline.number, *run.front.index}) if n not in run.finals] if run.scored else []
+
+
+def judge_finalists(context: TrialContext, settings: Settings, folder: RunFolder, display: Display) -> None:
+    """Baseline and front once more, in a fresh process and on the test split; each trial once.
+
+    What cannot be judged is told, and costs nothing else of the result.
+    """
+    from autocompress.search.ray_session import judging
+
+    missing = unjudged(folder)
+    if not missing:
+        return
+    with judging(context, settings.limits, folder.log_file) as judge:
+        for number in display.judging(missing):
+            final = judge(number)
+            if isinstance(final, str):
+                display.not_judged(final)
+                break
+            folder.write_final(number, final)
+        if settings.hardware_seconds and not Run(folder.path).surroundings:
+            display.looking_around(settings.targets)
+            surroundings = judge.surroundings(settings.hardware_seconds)
+            if isinstance(surroundings, str):
+                display.no_surroundings(surroundings)
+            else:
+                folder.write_surroundings(surroundings)
 
 
 def _context(settings: Settings, folder: RunFolder) -> TrialContext:
@@ -162,7 +182,7 @@ def _context(settings: Settings, folder: RunFolder) -> TrialContext:
     weights = settings.task.weights
     return TrialContext(
         replace(settings.task, weights=weights and Path(weights).resolve()),
-        settings.target,
+        settings.targets,
         folder.path.resolve(),
         settings.seed,
         settings.budget.minutes_per_trial,

@@ -18,6 +18,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from autocompress.errors import RunError
+from autocompress.final import SURROUNDINGS_FILE, Final, final_file
 from autocompress.measure.device import hardware_name
 from autocompress.plugins import registry
 from autocompress.run import (
@@ -25,7 +26,6 @@ from autocompress.run import (
     ENV_FILE,
     RUN_FILE,
     STUDY_FILE,
-    TEST_FILE,
     MetricRecord,
     RunConfig,
     RunRecord,
@@ -57,8 +57,13 @@ class RunFolder:
         with (self.path / EVENTS_FILE).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def write_test_scores(self, scores: Mapping[int, Mapping[str, float]]) -> None:
-        write_whole(self.path / TEST_FILE, json.dumps(scores, indent=1))
+    def write_final(self, number: int, final: Final) -> None:
+        file = final_file(self.path, number)
+        file.parent.mkdir(exist_ok=True)
+        write_whole(file, json.dumps(final.plain()))
+
+    def write_surroundings(self, surroundings: Mapping[str, Any]) -> None:
+        write_whole(self.path / SURROUNDINGS_FILE, json.dumps(surroundings, indent=1))
 
 
 @contextmanager
@@ -111,7 +116,7 @@ def _check_same(path: Path, record: RunRecord, config: RunConfig) -> None:
         )
     if old_record != record:
         raise RunError(f"run {str(path)!r} was made with another model, data or metrics: choose another --name")
-    for name in ("space", "limits", "target", "seed", "methods"):
+    for name in ("space", "limits", "targets", "seed", "methods"):
         if getattr(old_config, name) != getattr(config, name):
             way_out = "choose another --name"
             if name == "limits":
@@ -131,7 +136,7 @@ def _config(settings: Settings, methods: Mapping[str, str]) -> RunConfig:
     return RunConfig(
         space=settings.space,
         limits=tuple(limit.text for limit in settings.limits),
-        target=str(settings.target),
+        targets=tuple(str(target) for target in settings.targets),
         seed=settings.seed,
         methods=dict(methods),
         budget=settings.budget,
@@ -143,7 +148,7 @@ def _environment(settings: Settings) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "hardware": hardware_name(settings.target),
+        "hardware": {target.device: hardware_name(target) for target in settings.targets},
         "cpus": os.cpu_count(),
         "packages": {name: metadata.version(name) for name in RECORDED_PACKAGES},
         "plugins": {plugin.name: f"{plugin.distribution} {plugin.version}" for plugin in registry().plugins},

@@ -6,16 +6,20 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray import tune
 
 from autocompress.errors import InvalidInput, first_line
+from autocompress.final import Final
+from autocompress.limits import Limit
 from autocompress.search.chatter import ray_messages_to
 from autocompress.search.engine import Search
+from autocompress.search.finals import Judge
 from autocompress.search.searcher import ErrorNotes, LoopSearcher
 from autocompress.search.trial import TrialContext
 from autocompress.search.worker import TrialWorker
@@ -24,8 +28,6 @@ from autocompress.task_reference import modules_from_files
 
 def run_trials(search: Search, context: TrialContext, workers: int, log_file: Path) -> None:
     """Run what the search proposes on that many worker processes, until it proposes nothing more or time is up."""
-    for module in modules_from_files:
-        ray.cloudpickle.register_pickle_by_value(module)
     with session(workers) as folder, ray_messages_to(log_file):  # ray.init sets up Ray's logging, so after it
         errors = ErrorNotes()
         tuner = tune.Tuner(
@@ -49,6 +51,8 @@ def run_trials(search: Search, context: TrialContext, workers: int, log_file: Pa
 
 def _shared(context: TrialContext) -> ray.ObjectRef:
     """The context where every worker can get it, once."""
+    for module in modules_from_files:
+        ray.cloudpickle.register_pickle_by_value(module)
     try:
         return ray.put(context)
     except Exception as error:  # the user's model, data, loss or metrics
@@ -56,6 +60,43 @@ def _shared(context: TrialContext) -> ray.ObjectRef:
             f"the task must be picklable to reach the workers, but: {first_line(error)};"
             " build in the model factory, or open in the data set's __getitem__, what cannot be pickled"
         ) from error
+
+
+class JudgeProcess:
+    """A fresh process with a `Judge`; another one when it dies."""
+
+    def __init__(self, context: ray.ObjectRef, limits: Sequence[Limit]) -> None:
+        self._arguments = (context, limits)
+        self._actor = self._started()
+
+    def __call__(self, number: int) -> Final | str:
+        """A trial's final figures, or why there are none."""
+        answer: Final | str = self._ask("judge", number)
+        return answer
+
+    def surroundings(self, seconds: float) -> dict[str, Any] | str:
+        """By target, or why they are not known."""
+        answer: dict[str, Any] | str = self._ask("surroundings", seconds)
+        return answer
+
+    def _ask(self, method: str, argument: Any) -> Any:
+        try:
+            return ray.get(getattr(self._actor, method).remote(argument))
+        except ray.exceptions.RayActorError:
+            self._actor = self._started()
+            return "its process died: killed by a signal, out of memory, or crashed"
+        except ray.exceptions.RayTaskError as error:
+            return first_line(error.cause)
+
+    def _started(self) -> Any:
+        return ray.remote(num_cpus=0)(Judge).remote(*self._arguments)
+
+
+@contextmanager
+def judging(context: TrialContext, limits: Sequence[Limit], log_file: Path) -> Iterator[JudgeProcess]:
+    """A process that judges finalists, with nothing in it of the trials that ran before."""
+    with ray_messages_to(log_file):
+        yield JudgeProcess(_shared(context), limits)
 
 
 @contextmanager

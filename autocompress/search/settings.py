@@ -21,10 +21,17 @@ class Settings:
     space: SearchSpace
     limits: tuple[Limit, ...]
     budget: Budget
-    target: Target
+    targets: tuple[Target, ...]
+    """Where latency is measured; what ships is made for the device of the first, and for each other device again."""
     run: Path
     recipes: tuple[Recipe, ...]
     seed: int
     workers: int
     latency_seconds: float
+    hardware_seconds: float
+    """For each target, to find out what its hardware and free acceleration can do; 0 leaves that out."""
     progress: bool
+
+    @property
+    def target(self) -> Target:
+        return self.targets[0]

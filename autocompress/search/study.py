@@ -21,6 +21,7 @@ from autocompress.parameters import Choice, Integer, Parameter
 from autocompress.recipe import Recipe
 from autocompress.run import DUPLICATE_OF, OUTCOME, RECIPE, outcome_of
 from autocompress.search.mirror import MirroredStudy
+from autocompress.selection import time_ratios
 from autocompress.space import BoundSpace, grid_size, grid_value
 
 RANDOM_DRAWS = 1000
@@ -36,11 +37,13 @@ class Proposal:
 class SearchStudy:
     """Ask and tell, over a study whose only writer is this process."""
 
-    def __init__(self, url: str, space: BoundSpace, objective: Metric, limits: Sequence[Limit], seed: int) -> None:
+    def __init__(
+        self, url: str, space: BoundSpace, objective: Metric, limits: Sequence[Limit], seed: int, targets: int = 1
+    ) -> None:
         self._space, self._objective, self._limits = space, objective, limits
         best = StudyDirection.MAXIMIZE if objective.higher_is_better else StudyDirection.MINIMIZE
-        # quality, bytes, time as a share of the baseline's
-        self._study = MirroredStudy(url, [best, StudyDirection.MINIMIZE, StudyDirection.MINIMIZE])
+        # quality, bytes, and for each target time as a share of the baseline's
+        self._study = MirroredStudy(url, [best, *[StudyDirection.MINIMIZE] * (1 + targets)])
         known = len(self._study.trials)
         self._study.set_sampler(_sampler(seed + known))
         self._rng = random.Random(seed + known)
@@ -144,7 +147,8 @@ class SearchStudy:
         scores = outcome.scores
         baseline = self.baseline or scores
         constraints = {limit.text: limit.violation(scores, baseline) for limit in self._limits}
-        return [scores[self._objective.name], scores["size_bytes"], 1 / scores["speedup"]], attributes, constraints
+        values = [scores[self._objective.name], scores["size_bytes"], *time_ratios(scores)]
+        return values, attributes, constraints
 
     def _untried(self) -> Recipe | None:
         for _ in range(RANDOM_DRAWS):

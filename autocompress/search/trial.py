@@ -20,17 +20,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from autocompress.artifact import load_model, seal, shipped_bytes, write_model
-from autocompress.compress import compress
+from autocompress.artifact import RECIPE_FILE, seal, write_model
+from autocompress.compress import Compressed, finalize, train_recipe
 from autocompress.errors import first_line
-from autocompress.folders import partial_folder, publish, trial_folder
+from autocompress.folders import device_folder, partial_folder, publish, trial_folder
 from autocompress.measure.accuracy import NotANumber
 from autocompress.measure.device import Target
-from autocompress.measure.score import score
 from autocompress.method import NoEffect, OutputsDiffer
 from autocompress.outcome import OK, Outcome, failure
 from autocompress.plugins import registry
 from autocompress.recipe import Recipe
+from autocompress.search.shipped import by_device, largest_bytes, load_shipped, plain, score_shipped
 from autocompress.task import Task
 
 CAUSE_OF: dict[type[Exception], str] = {NoEffect: "no_effect", OutputsDiffer: "outputs_differ", NotANumber: "nan"}
@@ -42,11 +42,20 @@ class TrialContext:
     """What all trials of a search share; sent once to each worker."""
 
     task: Task
-    target: Target
+    targets: tuple[Target, ...]
     run: Path
     seed: int
     minutes_per_trial: float | None
     latency_seconds: float
+
+    def with_trained_model(self) -> TrialContext:
+        """With the trained model itself in place of its factory, so that a process builds it once."""
+        return replace(self, task=replace(self.task, model=self.task.trained_model(), weights=None))
+
+    def baselines(self) -> dict[str, nn.Module]:
+        """The trained model, by device."""
+        firsts = [first for first, *_ in by_device(self.targets)]
+        return {first.device: self.task.trained_model().to(first.torch_device) for first in firsts}
 
 
 class TrialFailed(Exception):
@@ -81,42 +90,48 @@ class TrialRunner:
 
     @functools.cached_property
     def context(self) -> TrialContext:
-        """With the trained model itself in place of its factory, so that it is built once."""
-        torch.set_num_threads(self._shared.target.threads)
-        trained = self._shared.task.trained_model()
-        return replace(self._shared, task=replace(self._shared.task, model=trained, weights=None))
-
-    @functools.cached_property
-    def baseline(self) -> nn.Module:
-        return self.context.task.trained_model().to(self.context.target.torch_device)
+        """What all trials share, once it is built."""
+        torch.set_num_threads(self._shared.targets[0].threads)
+        return self._shared.with_trained_model()
 
     def _carry_out(self, folder: Path, recipe: Recipe) -> Outcome:
-        context, plugins = self.context, registry()
+        context = self.context
         _seed_all(context.seed)
         start = time.monotonic()
-        compressed = compress(
+        trained = train_recipe(
             context.task,
             recipe,
-            registry=plugins,
-            target=context.target,
+            registry=registry(),
+            target=context.targets[0],
             seed=context.seed,
             on_step=self._on_step,
         )
+        compressed = {first: finalize(trained, first) for first, *_ in by_device(context.targets)}
         worked = time.monotonic() - start
-        write_model(folder, compressed, recipe, context.target, plugins)
-        source = context.task.source(compressed.student)
-        shipped = load_model(folder, source, plugins, context.target, native_code=True)
-        size_bytes = shipped_bytes(folder)
+        for first, what_ships in compressed.items():
+            self._write(device_folder(folder, first.device, context.targets[0].device), what_ships, recipe, first)
+        models = load_shipped(folder, trained.student, context.task, context.targets)
+        del trained, compressed
         start = time.monotonic()
-        scores, latency = score(
-            shipped, self.baseline, size_bytes, context.task, context.target, context.latency_seconds
+        scores, latencies = score_shipped(
+            models, self.baselines, context.task, context.targets, context.latency_seconds
         )
         worked += time.monotonic() - start
+        scores["size_bytes"] = largest_bytes(folder, context.targets)
+        (folder / "metrics.json").write_text(json.dumps(scores), encoding="utf-8")
+        (folder / "latency.json").write_text(json.dumps(plain(latencies)), encoding="utf-8")
+        return Outcome(OK, scores, work_s=worked)
+
+    def _write(self, folder: Path, compressed: Compressed, recipe: Recipe, target: Target) -> None:
+        folder.mkdir(exist_ok=True)
+        write_model(folder, compressed, recipe, target, registry())
         changes = [change.plain() for change in compressed.changes]
         (folder / "changes.json").write_text(json.dumps(changes, indent=1), encoding="utf-8")
-        (folder / "metrics.json").write_text(json.dumps(scores), encoding="utf-8")
-        (folder / "latency.json").write_text(json.dumps(latency.plain()), encoding="utf-8")
-        return Outcome(OK, scores, work_s=worked)
+
+    @functools.cached_property
+    def baselines(self) -> dict[str, nn.Module]:
+        """The trained model on each device."""
+        return self.context.baselines()
 
     def _on_step(self, method: str) -> None:
         self._acting = method
@@ -145,7 +160,8 @@ def finish_folder(run: Path, number: int, outcome: Outcome) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / OUTCOME_FILE).write_text(outcome.to_json(), encoding="utf-8")
     if outcome.scored:
-        seal(folder)
+        for recipe in folder.rglob(RECIPE_FILE):
+            seal(recipe.parent)
     publish(folder, trial_folder(run, number))
 
 

@@ -34,7 +34,7 @@ from torch.utils.data import TensorDataset
 from autocompress import Loss, Method, NotApplicable, Recipe, Recovery, Step, Target, Task, Technique, Trait
 from autocompress.compress import compress, resolve
 from autocompress.data import batches
-from autocompress.measure.device import DeviceLock
+from autocompress.measure.lock import DeviceLock
 from autocompress.method import NoEffect
 from autocompress.plugins import registry
 from autocompress.tensors import call

@@ -15,6 +15,7 @@ from torch import nn
 
 from autocompress import Budget, Metric, Recipe, Run, SearchSpace, Step, Target, Task
 from autocompress.errors import RunError
+from autocompress.final import Final
 from autocompress.limits import parse_limits
 from autocompress.metric import ACCURACY
 from autocompress.search.folder import open_run
@@ -35,11 +36,12 @@ def settings(task: Task, tmp_path: Path) -> Settings:
         space=SPACE,
         limits=parse_limits(["accuracy_drop <= 1%", "size <= 1 MB"], task.metrics),
         budget=Budget(trials=5),
-        target=Target("cpu"),
+        targets=(Target("cpu"),),
         run=tmp_path / "runs" / "mine",
         recipes=(),
         seed=0,
         workers=1,
+        hardware_seconds=0,
         latency_seconds=0.1,
         progress=False,
     )
@@ -56,7 +58,7 @@ def test_a_new_folder_says_what_it_belongs_to(settings: Settings) -> None:
     assert run.record.fingerprint == settings.task.fingerprint
     assert run.config.space == SPACE
     assert [limit.text for limit in run.limits] == ["accuracy_drop <= 1%", "size <= 1 MB"]
-    assert (run.config.target, run.config.seed, run.config.budget) == ("cpu@1", 0, Budget(trials=5))
+    assert (run.config.targets, run.config.seed, run.config.budget) == (("cpu@1",), 0, Budget(trials=5))
     environment = json.loads((settings.run / "env.json").read_text())
     assert set(environment["packages"]) >= {"torch", "optuna", "ray", "autocompress"}
     assert environment["plugins"]["pruning"].startswith("autocompress ")
@@ -86,7 +88,7 @@ def other_model() -> nn.Module:
     [
         ({"space": SearchSpace()}, r"different space \(see its config.yaml\): choose another --name$"),
         ({"seed": 1}, r"different seed \(see its config.yaml\): choose another --name$"),
-        ({"target": Target("cpu", 8)}, r"different target \(see its config.yaml\): choose another --name$"),
+        ({"targets": (Target("cpu", 8),)}, r"different targets \(see its config.yaml\): choose another --name$"),
         (
             {"limits": parse_limits(["size <= 2 MB"], [ACCURACY])},
             r"different limits \(see its config.yaml\): choose another --name, or select from it without searching:"
@@ -184,10 +186,16 @@ def test_a_driver_that_fails_lets_go_of_the_run(settings: Settings) -> None:
     open_and_close(settings)
 
 
-def test_scores_on_the_test_split_are_read_back(settings: Settings) -> None:
+def test_finals_and_surroundings_are_read_back(settings: Settings) -> None:
+    finals = {0: Final({"accuracy": 0.9}, {"speedup": 1.0}, {}), 12: Final({"accuracy": 0.8}, {"speedup": 2.0}, {}, {})}
     with open_run(settings) as folder:
-        folder.write_test_scores({0: {"accuracy": 0.9}, 12: {"accuracy": 0.8}})
-    assert Run(settings.run).test_scores == {0: {"accuracy": 0.9}, 12: {"accuracy": 0.8}}
+        for number, final in finals.items():
+            folder.write_final(number, final)
+        folder.write_surroundings({"cpu@1": {"bounds_unknown": "why"}})
+    run = Run(settings.run)
+    assert run.finals == finals
+    assert run.test_scores == {0: {"accuracy": 0.9}, 12: {"accuracy": 0.8}}
+    assert run.surroundings == {"cpu@1": {"bounds_unknown": "why"}}
 
 
 def test_a_run_that_lost_its_study_is_refused(settings: Settings) -> None:

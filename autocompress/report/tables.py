@@ -1,16 +1,15 @@
-"""A run as tables for people and as data for programs."""
+"""A run as tables for people."""
 
 from __future__ import annotations
-
-from collections import Counter
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from autocompress.errors import NothingFits
-from autocompress.limits import show_bytes, show_ms
+from autocompress.limits import Scores, show_bytes, show_ms, target_suffix
 from autocompress.recipe import Recipe
+from autocompress.report.data import failures, status_data
+from autocompress.report.final import final_lines
 from autocompress.run import Run, Trial
 
 
@@ -23,7 +22,7 @@ def output() -> Console:
 def print_result(run: Run, console: Console | None = None) -> None:
     """The front, and the model that fits the limits beside the baseline."""
     console = console or output()
-    console.print(f"Front of {len(run.all_trials)} trials, latency on {run.config.target}:", highlight=False)
+    console.print(f"Front of {len(run.all_trials)} trials, latency on {run.config.targets[0]}:", highlight=False)
     console.print(_table(run, [run.trial(int(number)) for number in run.front.index]))
     print_failures(run, console)
     try:
@@ -45,15 +44,16 @@ def print_best(run: Run, best: Trial, console: Console) -> None:
             table.add_row(f"test {metric.name}", f"{other:.4f}", f"{own:.4f}", f"{own - other:+.4f}")
     sizes = baseline.scores["size_bytes"], best.scores["size_bytes"]
     table.add_row("size", show_bytes(sizes[0]), show_bytes(sizes[1]), f"{sizes[1] / sizes[0]:.1%} of baseline")
-    latency = best.scores["baseline_latency_ms"], best.scores["latency_ms"]  # measured in the same rounds
-    table.add_row(
-        f"latency {run.config.target}",
-        *map(show_ms, latency),
-        f"speedup {best.scores['speedup']:.2f}x ({_interval(best)})",
-    )
+    for target in run.config.targets:
+        end = target_suffix(target, run.config.targets)
+        latency = best.scores[f"baseline_latency_ms{end}"], best.scores[f"latency_ms{end}"]  # of the same rounds
+        speedup = f"speedup {best.scores[f'speedup{end}']:.2f}x ({_interval(best.scores, end)})"
+        table.add_row(f"latency {target}", *map(show_ms, latency), speedup)
     console.print(table)
-    if not best.test_scores:
-        _say(console, "test: not scored; a search scores the front of its own limits")
+    if best.final is None:
+        _say(console, "not judged on the test split: a search judges the front of its own limits")
+    for line in final_lines(run, best):
+        _say(console, line)
     if best.recipe == Recipe():
         _say(console, "Nothing beats the untouched model under these limits: compression does not help here.")
     _say(console, f"Artifact: {best.path}")
@@ -73,58 +73,10 @@ def print_status(run: Run, console: Console) -> None:
     data = status_data(run)
     states = ", ".join(f"{count} {state}" for state, count in data["states"].items()) or "none finished"
     _say(console, f"{run.path}: {data['trials']} trials ({states}), budget {data['budget']['trials'] or 'open'} trials")
-    _say(console, f"limits: {', '.join(run.config.limits) or 'none'}; latency on {run.config.target}")
+    _say(console, f"limits: {', '.join(run.config.limits) or 'none'}; latency on {', '.join(run.config.targets)}")
     print_failures(run, console)
     if run.scored:
         console.print(_table(run, [run.trial(number) for number in sorted(run.scored)]))
-
-
-def failures(run: Run) -> dict[str, list[int]]:
-    """Numbers of the failed trials by cause."""
-    found: dict[str, list[int]] = {}
-    for number, (_, outcome) in run.all_trials.items():
-        if outcome.failed:
-            found.setdefault(outcome.state, []).append(number)
-    return found
-
-
-def as_data(run: Run) -> dict[str, Any]:
-    """The result of a search."""
-    data = status_data(run)
-    data["front"] = [trial_data(run.trial(int(number))) for number in run.front.index]
-    data["baseline"] = trial_data(run.baseline)
-    try:
-        data["best"] = trial_data(run.best())
-    except NothingFits as nothing:
-        data["best"], data["nearest"] = None, str(nothing)
-    return data
-
-
-def status_data(run: Run) -> dict[str, Any]:
-    states = Counter(outcome.state for _, outcome in run.all_trials.values())
-    return {
-        "run": str(run.path),
-        "target": run.config.target,
-        "limits": list(run.config.limits),
-        "budget": run.config.budget.plain(),
-        "trials": len(run.all_trials),
-        "states": dict(states),
-        "failures": failures(run),
-    }
-
-
-def best_data(run: Run, best: Trial) -> dict[str, Any]:
-    return {"run": str(run.path), "best": trial_data(best), "baseline": trial_data(run.baseline)}
-
-
-def trial_data(trial: Trial) -> dict[str, Any]:
-    return {
-        "trial": trial.number,
-        "recipe": trial.recipe.plain(),
-        "scores": trial.scores,
-        "test_scores": trial.test_scores,
-        "path": str(trial.path),
-    }
 
 
 def _table(run: Run, trials: list[Trial]) -> Table:
@@ -137,13 +89,13 @@ def _table(run: Run, trials: list[Trial]) -> Table:
         test = f"{trial.test_scores[name]:.4f}" if trial.test_scores else ""
         quality, size, latency = trial.scores[name], trial.scores["size_bytes"], trial.scores["latency_ms"]
         cells = (str(trial.number), f"{quality:.4f}", test, show_bytes(size), show_ms(latency))
-        table.add_row(*cells, f"{trial.scores['speedup']:.2f}x", _interval(trial), str(trial.recipe))
+        table.add_row(*cells, f"{trial.scores['speedup']:.2f}x", _interval(trial.scores), str(trial.recipe))
     return table
 
 
-def _interval(trial: Trial) -> str:
-    """`1.27-1.33`, and in words when that is no gain."""
-    low, high = trial.scores["speedup_low"], trial.scores["speedup_high"]
+def _interval(scores: Scores, end: str = "") -> str:
+    """`1.27-1.33`, and in words when that is no gain; `end` is how the scores of a further target end."""
+    low, high = scores[f"speedup_low{end}"], scores[f"speedup_high{end}"]
     verdict = ", slower" if high < 1 else ", no gain" if low <= 1 else ""
     return f"{low:.2f}-{high:.2f}{verdict}"
 

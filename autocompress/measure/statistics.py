@@ -1,0 +1,112 @@
+"""From raw samples to figures: whoever has a measurement's record can compute its figures again with `figures`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 500
+FINEST = 0.01
+"""No resolution is finer: measuring stops at this width, and two copies of one model differ by up to this much for
+where their weights happen to lie in memory."""
+
+
+class Verdict(StrEnum):
+    """What a comparison comes to, in the words of tables and records."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    TIE = "no measurable difference"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """A model beside the baseline, as computed from the samples of the same rounds."""
+
+    latency_ms: float
+    """Median time of one call."""
+    latency_low_ms: float
+    latency_high_ms: float
+    """95 % bootstrap interval of the median (Efron 1979)."""
+    p90_ms: float
+    p99_ms: float
+    """Percentiles of the samples, each of which is a mean over `calls_per_sample` calls."""
+    throughput_per_s: float
+    """Samples of the batch a second, one batch after another, at the median latency."""
+    baseline_latency_ms: float
+    baseline_latency_low_ms: float
+    baseline_latency_high_ms: float
+    baseline_p90_ms: float
+    baseline_p99_ms: float
+    speedup: float
+    """Median over rounds of the baseline's time by the model's: above 1 is faster."""
+    speedup_low: float
+    speedup_high: float
+    """95 % bootstrap interval of `speedup`."""
+    resolution: float
+    """The largest relative difference that the baseline showed to itself in the same rounds (A/A)."""
+    verdict: Verdict
+
+
+def figures(samples_ms: Sequence[float], baseline_samples_ms: Sequence[float], batch_size: int) -> Figures:
+    """The figures of samples in the order of their taking, two of each model a round: (2 * rounds,) milliseconds each.
+
+    A round's ratio is the sum of the baseline's two by the sum of the model's two, so that a drift within the round
+    cancels when they were taken in the order ABBA. The A/A run is the baseline's first by its second in each round.
+    """
+    own, other = (np.asarray(values, dtype=np.float64) for values in (samples_ms, baseline_samples_ms))
+    ratios = round_ratios(own, other)
+    low, high = bootstrap_interval(ratios)
+    speedup, resolution = float(np.median(ratios)), _resolution(other)
+    own_low, own_high = bootstrap_interval(own)
+    other_low, other_high = bootstrap_interval(other)
+    return Figures(
+        latency_ms=float(np.median(own)),
+        latency_low_ms=own_low,
+        latency_high_ms=own_high,
+        p90_ms=float(np.quantile(own, 0.9)),
+        p99_ms=float(np.quantile(own, 0.99)),
+        throughput_per_s=1e3 * batch_size / float(np.median(own)),
+        baseline_latency_ms=float(np.median(other)),
+        baseline_latency_low_ms=other_low,
+        baseline_latency_high_ms=other_high,
+        baseline_p90_ms=float(np.quantile(other, 0.9)),
+        baseline_p99_ms=float(np.quantile(other, 0.99)),
+        speedup=speedup,
+        speedup_low=low,
+        speedup_high=high,
+        resolution=resolution,
+        verdict=verdict(speedup, low, high, resolution),
+    )
+
+
+def verdict(speedup: float, low: float, high: float, resolution: float) -> Verdict:
+    """A tie when the interval holds 1, or when the speedup is no farther from 1 than the A/A run came."""
+    if low <= 1 <= high or abs(math.log(speedup)) <= math.log1p(resolution):
+        return Verdict.TIE
+    return Verdict.FASTER if speedup > 1 else Verdict.SLOWER
+
+
+def round_ratios(own: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The baseline's time by the model's in each round, (rounds,), from two samples of each a round."""
+    return np.asarray(other.reshape(-1, 2).sum(1) / own.reshape(-1, 2).sum(1))
+
+
+def bootstrap_interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """95 % percentile interval of the median (Efron 1979); the same for the same values."""
+    rng = np.random.default_rng(0)
+    medians = np.median(rng.choice(values, (RESAMPLES, len(values))), axis=1)
+    low, high = np.quantile(medians, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _resolution(baseline: NDArray[np.float64]) -> float:
+    """How far from 1 the interval of the baseline's ratio to itself reaches, either way."""
+    pairs = baseline.reshape(-1, 2)
+    low, high = bootstrap_interval(pairs[:, 0] / pairs[:, 1])
+    return max(FINEST, high - 1, 1 / low - 1)

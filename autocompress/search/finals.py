@@ -1,0 +1,122 @@
+"""The finalists judged once more, in a fresh process, beside what the hardware and free acceleration can do."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocompress.artifact import Artifact
+from autocompress.damage import damage, explanation_similarity, representation_similarity
+from autocompress.data import take
+from autocompress.errors import InvalidInput, first_line
+from autocompress.final import Final
+from autocompress.folders import trial_folder
+from autocompress.limits import Limit
+from autocompress.measure.accuracy import Answers, answers, scores_of
+from autocompress.measure.cost import model_cost
+from autocompress.measure.device import Target
+from autocompress.measure.free import fastest_free
+from autocompress.measure.lock import DeviceLock
+from autocompress.measure.probe import probe_device
+from autocompress.measure.roofline import bounds
+from autocompress.metric import Metric
+from autocompress.search.shipped import by_device, latency, latency_scores, load_shipped, plain, worst
+from autocompress.search.trial import TrialContext
+from autocompress.tensors import to_device
+
+EXPLAINED_SAMPLES = 128
+
+
+class Judge:
+    """Judges finalists in one process, which keeps the baseline and its answers at hand."""
+
+    def __init__(self, context: TrialContext, limits: Sequence[Limit]) -> None:
+        torch.set_num_threads(context.targets[0].threads)
+        self._context = context.with_trained_model()
+        self._margin = margin(limits, context.task.objective)
+        self._baselines = self._context.baselines()
+
+    def judge(self, number: int) -> Final | str:
+        """A trial's final figures, or why there are none, which is the user's data, metrics or model."""
+        try:
+            return self._judge(number)
+        except Exception as error:
+            return first_line(error)
+
+    def surroundings(self, seconds: float) -> dict[str, Any]:
+        """What each target's hardware can do at most for the baseline, and what free acceleration does for it."""
+        return {str(target): self._surroundings(target, seconds) for target in self._context.targets}
+
+    def _judge(self, number: int) -> Final:
+        context, task, targets = self._context, self._context.task, self._context.targets
+        folder = trial_folder(context.run, number)
+        artifact = Artifact(folder)
+        models = load_shipped(folder, artifact.student, task, targets)
+        found = {
+            first.device: answers(models[first.device], task.test, task, first) for first, *_ in by_device(targets)
+        }
+        latencies = {
+            str(target): latency(models, self._baselines, task, target, context.latency_seconds) for target in targets
+        }
+        final = Final(
+            test_scores=worst([scores_of(each, task.metrics) for each in found.values()], task.metrics),
+            scores=latency_scores(latencies),
+            latency=plain(latencies),
+        )
+        if not artifact.recipe.steps and not artifact.recipe.recovery.epochs:
+            return final
+        return self._with_damage(final, found[targets[0].device], models[targets[0].device])
+
+    def _with_damage(self, final: Final, found: Answers, model: nn.Module) -> Final:
+        """On the first target's device."""
+        task, device = self._context.task, self._context.targets[0]
+        before = self._answers
+        inputs = to_device(take(task.test, EXPLAINED_SAMPLES, task.collate), device.torch_device)
+        baseline = self._baselines[device.device]
+        with DeviceLock(device).shared():
+            explanations = explanation_similarity(baseline, model, inputs, EXPLAINED_SAMPLES)
+            representations = representation_similarity(baseline, model, inputs, EXPLAINED_SAMPLES)
+        return Final(
+            final.test_scores,
+            final.scores,
+            final.latency,
+            damage(before.outputs, found.outputs, found.targets, task.metrics, self._margin).plain(),
+            explanations.plain(),
+            representations.plain(),
+        )
+
+    @functools.cached_property
+    def _answers(self) -> Answers:
+        """The baseline's on the test split."""
+        target = self._context.targets[0]
+        return answers(self._baselines[target.device], self._context.task.test, self._context.task, target)
+
+    def _surroundings(self, target: Target, seconds: float) -> dict[str, Any]:
+        inputs = to_device(self._context.task.inputs(target.batch_size), target.torch_device)
+        baseline = self._baselines[target.device]
+        limits = probe_device(target, seconds / 2)
+        found: dict[str, Any] = {"limits": limits.plain()}
+        try:
+            cost = model_cost(baseline, inputs)
+            found |= {"cost": cost.plain(), "bounds": bounds(cost, limits, product_type(target)).plain()}
+        except InvalidInput as error:
+            found["bounds_unknown"] = str(error)
+        free = fastest_free(baseline, inputs, target, seconds / 2)
+        return found | {"free": free.plain()}
+
+
+def margin(limits: Sequence[Limit], objective: Metric) -> float | None:
+    """How much quality may drop, in 0-1, where the limits say so: fixed before any answer was seen."""
+    allowed = [limit.bound for limit in limits if limit.metric is objective and limit.is_drop and limit.upper]
+    return min(allowed) if allowed and objective.is_share and 0 < min(allowed) < 1 else None
+
+
+def product_type(target: Target) -> str:
+    """The type in which the untouched model's products run."""
+    if target.is_cuda and torch.backends.cudnn.allow_tf32:
+        return "tf32"
+    return "float32"
