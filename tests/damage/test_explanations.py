@@ -15,7 +15,6 @@ from autocompress import Runtime, Task
 from autocompress.damage import explanation_similarity
 from autocompress.damage.explanations import attributions
 from autocompress.testing_families import (
-    RecurrentClassifier,
     TokenEncoder,
     char_lstm,
     dict_inputs,
@@ -25,7 +24,7 @@ from autocompress.testing_families import (
     recommender,
     two_heads,
     variable_length,
-)  # fmt: skip
+)
 from autocompress.testing_tasks import bright_quarters, images
 
 
@@ -177,16 +176,10 @@ def test_a_model_without_gradients_gives_a_reason(model: nn.Module, reason: str)
 def test_tokens_without_their_embedding_give_a_reason() -> None:
     baseline, tokens = encoder().trained_model(), encoder().inputs(8)
     other = copy.deepcopy(baseline)
-    other.lookup = other.embedding  # type: ignore[assignment]
+    other.lookup = other.embedding
     del other.embedding
     found = explanation_similarity(baseline, other, tokens)
     assert found.reason == "the model has no module 'embedding', which looks up tokens in the baseline"
-
-
-def test_a_recurrent_model_needs_no_training_mode() -> None:
-    model = RecurrentClassifier(nn.GRU, 1, bidirectional=False).eval()
-    assert explanation_similarity(model, model, torch.randn(4, 8, 6)).samples == 4
-    assert not model.training
 
 
 @pytest.mark.gpu

@@ -79,10 +79,10 @@ def test_tango_gives_the_published_interval() -> None:
 def test_a_bootstrap_interval_holds_the_truth() -> None:
     rng = np.random.default_rng(0)
     held = 0
-    for seed in range(200):
+    for seed in range(100):
         low, high = bootstrap_interval(rng.normal(0.3, 1, size=80), np.ones(80), seed)
         held += low <= 0.3 <= high
-    assert 0.90 <= held / 200 <= 0.99
+    assert 0.90 <= held / 100 <= 0.99
 
 
 @pytest.mark.parametrize("digits", [9, 0])
