@@ -1,10 +1,11 @@
 """The protocol of a paired measurement: warm up, alternate, repeat what was disturbed, stop when it is certain enough.
 
 A round times the model, the baseline, and the baseline once more as its own rival (the control, an A/A run): each one
-twice, in a random order and then in the reverse, so that a drift within the round cancels and none has the better place.
-Where one follows another, an untimed call comes first, so that none finds the caches full of another's weights: in service a
-model follows itself. A sample during which the system took this process off its core is taken again at once: what a
-model's latency is, is then not drowned in how long others ran. Nothing is thrown away: what was repeated is kept apart.
+twice, in a random order and then in the reverse, so that a drift within the round cancels and none has the better
+place. Where one follows another, an untimed call comes first, so that none finds the caches full of another's weights:
+in service a model follows itself. A sample during which the system took this process off its core is taken again at
+once: what a model's latency is, is then not drowned in how long others ran. Nothing is thrown away: what was repeated
+is kept apart.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def score(
     scores = evaluate(model, task.validation, task, target)
     latency = measure_latency(model, baseline, task.inputs(target.batch_size), target, seconds)
     scores["size_bytes"] = size_bytes
-    for name in ("latency_ms", "baseline_latency_ms", "speedup", "speedup_low", "speedup_high"):
+    for name in ("latency_ms", "baseline_latency_ms", "speedup", "speedup_low", "speedup_high", "resolution"):
         scores[name] = getattr(latency, name)
     check_finite(scores)
     return scores, latency
