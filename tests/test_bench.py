@@ -119,14 +119,14 @@ def test_the_verb_prints_a_table(
     with pytest.raises(SystemExit) as exited:
         run([*arguments, "--seconds", "0.1"], monkeypatch)
     assert exited.value.code == 0
-    lines = {line.split("  ")[0].strip(): line for line in capsys.readouterr().out.splitlines()}
+    lines = {line.strip().split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
     assert hardware_name(CPU) in lines["device"]
     assert lines["batch"].split()[1:] == ["1", "8"]
     assert lines["threads"].split()[1:] == ["1", "2"]
     assert re.fullmatch(rf"verdict +({VERDICTS}) +({VERDICTS}) *", lines["verdict"])
     assert lines["speedup (95 % interval)"].count("x (") == 2
     for name in ("baseline latency", "latency", "95 % interval", "p90", "p99", "throughput", "not measurable below"):
-        assert name in "\n".join(lines.values())
+        assert len(lines[name].strip().split("  ")) > 2
 
 
 WIDE = """

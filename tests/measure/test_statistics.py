@@ -70,7 +70,7 @@ def simulated(ratio: float, rng: np.random.Generator, rounds: int = 100) -> Figu
         bursts = 1 + (rng.random((rounds, 2)) < 0.1) * rng.exponential(2.0, (rounds, 2))
         return np.asarray((time * wander * bursts * rng.lognormal(0, 0.03, (rounds, 2))).ravel())
 
-    return figures(*(sampled(time).tolist() for time in (1.0, ratio, ratio)), batch_size=1)
+    return figures(sampled(1.0).tolist(), sampled(ratio).tolist(), sampled(ratio).tolist(), batch_size=1)
 
 
 def test_verdicts_are_right_though_the_machine_wanders() -> None:

@@ -82,8 +82,8 @@ def test_a_reader_computes_the_figures_of_a_trial_again_from_its_samples(folder:
     records = latencies(folder)
     assert len(records) == 6
     for record in records:
-        samples = (record[f"{of}samples_ms"] for of in ("", "baseline_", "control_"))
-        again = figures(*samples, batch_size=Target.parse(record["target"]).batch_size)
+        batch_size = Target.parse(record["target"]).batch_size
+        again = figures(record["samples_ms"], record["baseline_samples_ms"], record["control_samples_ms"], batch_size)
         assert {field.name: record[field.name] for field in fields(Figures)} == vars(again)
         assert record["latency_low_ms"] < record["latency_ms"] < record["latency_high_ms"]
 
