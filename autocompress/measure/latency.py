@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -90,7 +90,7 @@ def measure_latency(
     The number of torch's threads is that of the target; which cores they run on is the scheduler's choice, since on a
     loaded machine a thread bound to a busy core stands still beside an idle one.
     """
-    with DeviceLock(target).exclusive() as waited_s, _quiet(target.threads), torch.inference_mode():
+    with DeviceLock(target).exclusive() as waited_s, _quiet(target), torch.inference_mode():
         ring = ring_of(inputs, target)
         notes, gpu = [], None
         if target.is_cuda:
@@ -152,14 +152,15 @@ def _notes(rounds: Rounds) -> list[str]:
 
 
 @contextmanager
-def _quiet(threads: int) -> Iterator[None]:
-    """The target's threads, and no garbage collection in between."""
+def _quiet(target: Target) -> Iterator[None]:
+    """The target's threads and device, and no garbage collection in between."""
     before, collects = torch.get_num_threads(), gc.isenabled()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(target.threads)
     gc.collect()
     gc.disable()
     try:
-        yield
+        with torch.cuda.device(target.torch_device) if target.is_cuda else nullcontext():
+            yield
     finally:
         torch.set_num_threads(before)
         if collects:

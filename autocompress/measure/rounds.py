@@ -97,6 +97,7 @@ class _Alternation:
         self._who = one if threads == 1 else resource.RUSAGE_SELF
         self._dice = random.Random(0)
         self._last: int | None = None
+        self._ask_at = float(MIN_ROUNDS)
         self._rounds = Rounds()
         of = self._rounds
         self._kept = (of.samples_ms, of.baseline_samples_ms, of.control_samples_ms)
@@ -114,7 +115,7 @@ class _Alternation:
         while True:
             state = self._block(state)
             now = time.monotonic()
-            enough = rounds.count >= MIN_ROUNDS and (now > self._end or _narrow_enough(rounds))
+            enough = rounds.count >= MIN_ROUNDS and (now > self._end or self._narrow_enough())
             if enough or (rounds.count > 1 and now - start > LONGEST * max(1, self._seconds)):
                 rounds.other_load = load.share()
                 return rounds
@@ -155,6 +156,16 @@ class _Alternation:
             self._rejected[which].append(value)
         self._kept[which].append(value)
 
+    def _narrow_enough(self) -> bool:
+        """Asked whenever there are a quarter more rounds, since to resample takes time from measuring."""
+        rounds = self._rounds
+        if rounds.count < self._ask_at:
+            return False
+        self._ask_at = 1.25 * rounds.count
+        ratios = round_ratios(np.array(rounds.samples_ms), np.array(rounds.baseline_samples_ms))
+        low, high = bootstrap_interval(ratios)
+        return high - low < INTERVAL_WIDTH * float(np.median(ratios))
+
     def _switches(self) -> int:
         """How often the system has taken a thread off its core that wanted to go on."""
         return resource.getrusage(self._who).ru_nivcsw
@@ -182,9 +193,3 @@ def _settled(times: Sequence[float]) -> bool:
         return False
     before, now = np.median(times[-2 * WINDOW : -WINDOW]), np.median(times[-WINDOW:])
     return bool(abs(now - before) < SETTLED * before)
-
-
-def _narrow_enough(rounds: Rounds) -> bool:
-    ratios = round_ratios(np.array(rounds.samples_ms), np.array(rounds.baseline_samples_ms))
-    low, high = bootstrap_interval(ratios)
-    return high - low < INTERVAL_WIDTH * float(np.median(ratios))
