@@ -4,7 +4,7 @@
 
 A second process loads all cores in bursts meanwhile. In each of 20 repeats, with models built anew, the same model is
 measured beside a copy of itself (A/A) and beside one with a layer more of twenty (a true 5 %): by `measure_latency`, by
-`torch.utils.benchmark` for as long, and by a plain mean of 100 runs. Takes about five minutes.
+`torch.utils.benchmark` for as long, and by a plain mean of 100 runs. Takes about six minutes.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def judge(contenders: dict[str, Contender], records: dict[str, list[Latency]]) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=3.0, help="the longest that one of our measurements may take")
+    parser.add_argument("--seconds", type=float, default=4.0, help="the longest that one of our measurements may take")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--load", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
