@@ -105,7 +105,7 @@ def searching_until_ray() -> None:
 
     limits = parse_limits(["accuracy_drop <= 1%"], task().metrics)
     settings = Settings(
-        task(), SearchSpace(), limits, Budget(), (Target("cpu"),), Path("runs/demo"), (), 0, 1, 1.0, False
+        task(), SearchSpace(), limits, Budget(), (Target("cpu"),), Path("runs/demo"), (), 0, 1, 1.0, 0, False
     )
     with open_run(settings):
         pass

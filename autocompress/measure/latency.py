@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from autocompress.measure.load import in_words, load_average
 from autocompress.measure.lock import DeviceLock
 from autocompress.measure.memory import peak_memory_bytes
 from autocompress.measure.nvml import Gpu
-from autocompress.measure.rounds import Block, Rounds, alternate
+from autocompress.measure.rounds import MIN_ROUNDS, Block, Rounds, alternate
 from autocompress.measure.statistics import Figures, figures
 from autocompress.measure.timers import device_timers, ring_of, wall_timer
 
@@ -25,7 +25,7 @@ from autocompress.measure.timers import device_timers, ring_of, wall_timer
 class Comparison(Figures):
     """A paired measurement: its figures and all samples behind them.
 
-    `statistics.figures` gives the figures again from `samples_ms`, `baseline_samples_ms` and the target's batch size.
+    `statistics.figures` gives the figures again from the three lists of samples and the target's batch size.
     """
 
     method: str
@@ -38,9 +38,12 @@ class Comparison(Figures):
     samples_ms: list[float]
     """Two a round, in the order of their taking."""
     baseline_samples_ms: list[float]
+    control_samples_ms: list[float]
+    """Of the baseline, timed as if it were another model: the A/A run."""
     rejected_samples_ms: list[float]
     """Samples taken again since this process was taken off its core or the GPU was disturbed; in no figure."""
     rejected_baseline_samples_ms: list[float]
+    rejected_control_samples_ms: list[float]
     interrupted_samples: int
     """Samples of the figures that were interrupted all the same: repeating them did not help or took too long."""
     blocks: list[Block]
@@ -87,7 +90,7 @@ def measure_latency(
     The number of torch's threads is that of the target; which cores they run on is the scheduler's choice, since on a
     loaded machine a thread bound to a busy core stands still beside an idle one.
     """
-    with DeviceLock(target).exclusive() as waited_s, _quiet(target.threads), torch.inference_mode():
+    with DeviceLock(target).exclusive() as waited_s, _quiet(target), torch.inference_mode():
         ring = ring_of(inputs, target)
         notes, gpu = [], None
         if target.is_cuda:
@@ -127,17 +130,21 @@ def _device_time(
 
 def _comparison(rounds: Rounds, target: Target, method: str) -> dict[str, Any]:
     """The fields of a Comparison."""
-    computed = figures(rounds.samples_ms, rounds.baseline_samples_ms, target.batch_size)
+    samples = rounds.samples_ms, rounds.baseline_samples_ms, rounds.control_samples_ms
+    computed = figures(*samples, target.batch_size)
     return {**vars(computed), **vars(rounds), "method": method, "rounds": rounds.count}
 
 
 def _notes(rounds: Rounds) -> list[str]:
     notes = [in_words(rounds.other_load)]
-    rejected = len(rounds.rejected_samples_ms) + len(rounds.rejected_baseline_samples_ms)
+    apart = rounds.rejected_samples_ms, rounds.rejected_baseline_samples_ms, rounds.rejected_control_samples_ms
+    rejected = sum(map(len, apart))
+    if rounds.count < MIN_ROUNDS:
+        notes.append(f"only {rounds.count} rounds: calls take too long for {MIN_ROUNDS} in the time that was given")
     if rejected:
         notes.append(f"{rejected} samples were disturbed and taken again")
     if rounds.interrupted_samples:
-        notes.append(f"{rounds.interrupted_samples} of {4 * rounds.count} samples were interrupted by other processes")
+        notes.append(f"{rounds.interrupted_samples} of {6 * rounds.count} samples were interrupted by other processes")
     disturbed = [block.disturbed for block in rounds.blocks if block.disturbed]
     if disturbed:
         notes.append(f"{len(disturbed)} of {len(rounds.blocks)} blocks were disturbed, the last one: {disturbed[-1]}")
@@ -145,14 +152,15 @@ def _notes(rounds: Rounds) -> list[str]:
 
 
 @contextmanager
-def _quiet(threads: int) -> Iterator[None]:
-    """The target's threads, and no garbage collection in between."""
+def _quiet(target: Target) -> Iterator[None]:
+    """The target's threads and device, and no garbage collection in between."""
     before, collects = torch.get_num_threads(), gc.isenabled()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(target.threads)
     gc.collect()
     gc.disable()
     try:
-        yield
+        with torch.cuda.device(target.torch_device) if target.is_cuda else nullcontext():
+            yield
     finally:
         torch.set_num_threads(before)
         if collects:

@@ -13,13 +13,14 @@ from autocompress.tensors import call
 
 
 def peak_memory_bytes(model: nn.Module, inputs: Any, target: Target) -> int | None:
-    """The model's tensors on the GPU, and the most that one call takes of torch's allocator beyond what was taken.
+    """The model's tensors on the GPU, and the most that one call takes of torch's allocator beyond what is taken.
 
     None on a CPU, whose allocator keeps no peak.
     """
     if not target.is_cuda:
         return None
     device = target.torch_device
+    call(model, inputs)  # workspaces that are taken once, and by whoever comes first
     own = sum(tensor.nbytes for tensor in leaves(model).values() if tensor.is_cuda)
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)

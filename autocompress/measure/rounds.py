@@ -1,10 +1,11 @@
 """The protocol of a paired measurement: warm up, alternate, repeat what was disturbed, stop when it is certain enough.
 
-Rounds of four samples, ABBA or BAAB by the throw of a coin, so that a drift within a round cancels and no model has the
-better place. Where the models change places an untimed call comes first, so that none finds the caches full of the
-other's weights: in service a model follows itself. A sample during which the system took this process off its core is
-taken again at once: what a model's latency is, is then not drowned in how long others ran. Nothing is thrown away: what
-was repeated is kept apart.
+A round times the model, the baseline, and the baseline once more as its own rival (the control, an A/A run): each one
+twice, in a random order and then in the reverse, so that a drift within the round cancels and none has the better
+place. Where one follows another, an untimed call comes first, so that none finds the caches full of another's weights:
+in service a model follows itself. A sample during which the system took this process off its core is taken again at
+once: what a model's latency is, is then not drowned in how long others ran. Nothing is thrown away: what was repeated
+is kept apart.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from autocompress.measure.statistics import bootstrap_interval, round_ratios
 from autocompress.measure.timers import Timer
 
 MIN_ROUNDS = 30
+LONGEST = 10
+"""Where 30 rounds would take longer than this many times the time that was given, or a second, there are fewer."""
 INTERVAL_WIDTH = 0.01
 """Measuring stops when the interval of the ratio is narrower than this share of it."""
 MIN_SAMPLE_MS = 0.2
@@ -31,6 +34,8 @@ MIN_SAMPLE_MS = 0.2
 below the time slices of a scheduler, so that most samples fit between them."""
 BLOCK_ROUNDS, BLOCK_S = 10, 0.1
 """A block lasts at least this many rounds and, while there is time, this long; between them the device is looked at."""
+PRIMED_BELOW_MS = 5.0
+"""A longer call fills the caches in a small part of its time, and needs no untimed one before it."""
 MAX_REPEATS = 5
 """Of a disturbed sample, and of disturbed blocks in all; after that what comes is taken."""
 WINDOW, SETTLED = 10, 0.02
@@ -50,16 +55,19 @@ class Block:
 
 @dataclass
 class Rounds:
-    """All samples, in the order of their taking: two of each model a round, in milliseconds of one call."""
+    """All samples, in the order of their taking: two of each kind a round, in milliseconds of one call."""
 
     calls_per_sample: int = 1
     baseline_calls_per_sample: int = 1
     warm_up_calls: int = 0
     samples_ms: list[float] = field(default_factory=list)
     baseline_samples_ms: list[float] = field(default_factory=list)
+    control_samples_ms: list[float] = field(default_factory=list)
+    """Of the baseline, timed as if it were another model."""
     rejected_samples_ms: list[float] = field(default_factory=list)
     """Those taken again: this process was taken off its core, or the GPU was disturbed. In no figure."""
     rejected_baseline_samples_ms: list[float] = field(default_factory=list)
+    rejected_control_samples_ms: list[float] = field(default_factory=list)
     interrupted_samples: int = 0
     """Samples of the figures during which this process was taken off its core, since repeating did not help."""
     blocks: list[Block] = field(default_factory=list)
@@ -72,45 +80,52 @@ class Rounds:
 
 
 def alternate(model: Timer, baseline: Timer, seconds: float, *, threads: int = 1, gpu: Gpu | None = None) -> Rounds:
-    """Rounds of both, until the interval of the ratio is narrower than 1 % or the time is up; at least 30."""
-    return _Alternation((model, baseline), seconds, threads, gpu).run()
+    """Rounds of both, until the interval of the ratio is narrower than 1 % or the time is up; at least 30.
+
+    Fewer only where calls are so long that 30 rounds would take ten times the `seconds`, and ten seconds.
+    """
+    return _Alternation((model, baseline, baseline), seconds, threads, gpu).run()
 
 
 class _Alternation:
-    """One measurement while it runs; 0 is the model and 1 the baseline."""
+    """One measurement while it runs; 0 is the model, 1 the baseline and 2 the control."""
 
-    def __init__(self, timers: tuple[Timer, Timer], seconds: float, threads: int, gpu: Gpu | None) -> None:
+    def __init__(self, timers: tuple[Timer, Timer, Timer], seconds: float, threads: int, gpu: Gpu | None) -> None:
         self._timers, self._seconds, self._gpu = timers, seconds, gpu
         # what runs on one thread is interrupted when that thread is; otherwise any of the process's may be in its way
         one = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
         self._who = one if threads == 1 else resource.RUSAGE_SELF
-        self._coin = random.Random(0)
+        self._dice = random.Random(0)
         self._last: int | None = None
+        self._ask_at = float(MIN_ROUNDS)
         self._rounds = Rounds()
-        self._kept = (self._rounds.samples_ms, self._rounds.baseline_samples_ms)
-        self._rejected = (self._rounds.rejected_samples_ms, self._rounds.rejected_baseline_samples_ms)
+        of = self._rounds
+        self._kept = (of.samples_ms, of.baseline_samples_ms, of.control_samples_ms)
+        self._rejected = (of.rejected_samples_ms, of.rejected_baseline_samples_ms, of.rejected_control_samples_ms)
 
     def run(self) -> Rounds:
-        load, rounds = OtherLoad(), self._rounds
-        warm = [warm_up(timer, self._seconds / 8) for timer in self._timers]
-        self._calls = tuple(calls for calls, _ in warm)
-        rounds.calls_per_sample, rounds.baseline_calls_per_sample = self._calls
-        rounds.warm_up_calls = sum(times for _, times in warm)
+        load, rounds, start = OtherLoad(), self._rounds, time.monotonic()
+        warm = [warm_up(timer, self._seconds / 8) for timer in self._timers[:2]]
+        self._call_ms = [warm[0].call_ms, warm[1].call_ms, warm[1].call_ms]
+        self._calls = [max(1, math.ceil(MIN_SAMPLE_MS / max(call_ms, 1e-6))) for call_ms in self._call_ms]
+        rounds.calls_per_sample, rounds.baseline_calls_per_sample, _ = self._calls
+        rounds.warm_up_calls = warm[0].calls + warm[1].calls
         self._end = time.monotonic() + self._seconds
         state = self._gpu.state() if self._gpu else None
         while True:
             state = self._block(state)
-            up = time.monotonic() > self._end
-            if rounds.count >= MIN_ROUNDS and (up or _narrow_enough(rounds)):
+            now = time.monotonic()
+            enough = rounds.count >= MIN_ROUNDS and (now > self._end or self._narrow_enough())
+            if enough or (rounds.count > 1 and now - start > LONGEST * max(1, self._seconds)):
                 rounds.other_load = load.share()
                 return rounds
 
     def _block(self, before: GpuState | None) -> GpuState | None:
         """Some rounds; gives the GPU's state after them."""
-        first, until, count = self._rounds.count, min(time.monotonic() + BLOCK_S, self._end), 0
-        while count < BLOCK_ROUNDS or time.monotonic() < until:
-            for which in self._coin.choice(((0, 1, 1, 0), (1, 0, 0, 1))):
-                self._sample(which)
+        first, began, count = self._rounds.count, time.monotonic(), 0
+        until = min(began + BLOCK_S, self._end)
+        while time.monotonic() < until or (count < BLOCK_ROUNDS and time.monotonic() < began + max(1, self._seconds)):
+            self._round()
             count += 1
         after = self._gpu.state() if self._gpu else None
         disturbed = disturbance(before, after) if before and after else ""
@@ -121,10 +136,15 @@ class _Alternation:
         self._rounds.blocks.append(Block(count, disturbed, before, after))
         return after
 
+    def _round(self) -> None:
+        order = self._dice.sample((0, 1, 2), 3)
+        for which in order + order[::-1]:
+            self._sample(which)
+
     def _sample(self, which: int) -> None:
-        if which != self._last:
+        if which != self._last and self._call_ms[which] < PRIMED_BELOW_MS:
             self._timers[which](1)
-            self._last = which
+        self._last = which
         for repeat in range(MAX_REPEATS + 1):
             switches = self._switches()
             value = self._timers[which](self._calls[which])
@@ -136,18 +156,36 @@ class _Alternation:
             self._rejected[which].append(value)
         self._kept[which].append(value)
 
+    def _narrow_enough(self) -> bool:
+        """Asked whenever there are a quarter more rounds, since to resample takes time from measuring."""
+        rounds = self._rounds
+        if rounds.count < self._ask_at:
+            return False
+        self._ask_at = 1.25 * rounds.count
+        ratios = round_ratios(np.array(rounds.samples_ms), np.array(rounds.baseline_samples_ms))
+        low, high = bootstrap_interval(ratios)
+        return high - low < INTERVAL_WIDTH * float(np.median(ratios))
+
     def _switches(self) -> int:
         """How often the system has taken a thread off its core that wanted to go on."""
         return resource.getrusage(self._who).ru_nivcsw
 
 
-def warm_up(timer: Timer, seconds: float) -> tuple[int, int]:
-    """Calls until the rolling median of their times is stable: how many calls make a sample, and how many were made."""
+@dataclass(frozen=True)
+class WarmUp:
+    """How many calls it took, and how long one takes at its end."""
+
+    calls: int
+    call_ms: float
+
+
+def warm_up(timer: Timer, seconds: float) -> WarmUp:
+    """Calls until the rolling median of their times is stable or the time is up; at least three."""
     times: list[float] = []
     end = time.monotonic() + seconds
     while len(times) < 3 or (time.monotonic() < end and not _settled(times)):
         times.append(timer(1))
-    return max(1, math.ceil(MIN_SAMPLE_MS / max(float(np.median(times[-WINDOW:])), 1e-6))), len(times)
+    return WarmUp(len(times), float(np.median(times[-WINDOW:])))
 
 
 def _settled(times: Sequence[float]) -> bool:
@@ -155,9 +193,3 @@ def _settled(times: Sequence[float]) -> bool:
         return False
     before, now = np.median(times[-2 * WINDOW : -WINDOW]), np.median(times[-WINDOW:])
     return bool(abs(now - before) < SETTLED * before)
-
-
-def _narrow_enough(rounds: Rounds) -> bool:
-    ratios = round_ratios(np.array(rounds.samples_ms), np.array(rounds.baseline_samples_ms))
-    low, high = bootstrap_interval(ratios)
-    return high - low < INTERVAL_WIDTH * float(np.median(ratios))

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 RESAMPLES = 500
 FINEST = 0.01
-"""No resolution is finer: measuring stops at this width, and two copies of one model differ by up to this much for
-where their weights happen to lie in memory."""
+"""No resolution is finer: a measurement ends when its interval is as wide as this."""
 
 
 class Verdict(StrEnum):
@@ -44,7 +43,7 @@ class Figures:
     baseline_p90_ms: float
     baseline_p99_ms: float
     speedup: float
-    """Median over rounds of the baseline's time by the model's: above 1 is faster."""
+    """Median over rounds of the baseline's shortest time by the model's shortest: above 1 is faster."""
     speedup_low: float
     speedup_high: float
     """95 % bootstrap interval of `speedup`."""
@@ -53,16 +52,23 @@ class Figures:
     verdict: Verdict
 
 
-def figures(samples_ms: Sequence[float], baseline_samples_ms: Sequence[float], batch_size: int) -> Figures:
-    """The figures of samples in the order of their taking, two of each model a round: (2 * rounds,) milliseconds each.
+def figures(
+    samples_ms: Sequence[float],
+    baseline_samples_ms: Sequence[float],
+    control_samples_ms: Sequence[float],
+    batch_size: int,
+) -> Figures:
+    """The figures of samples in the order of their taking, two of each kind a round: (2 * rounds,) milliseconds each.
 
-    A round's ratio is the sum of the baseline's two by the sum of the model's two, so that a drift within the round
-    cancels when they were taken in the order ABBA. The A/A run is the baseline's first by its second in each round.
+    A round's ratio is that of the shorter of the two, since what comes between on a shared machine only adds time. The
+    control is the baseline once more, timed as if it were another model; its ratio to the baseline is the A/A run.
     """
-    own, other = (np.asarray(values, dtype=np.float64) for values in (samples_ms, baseline_samples_ms))
+    own, other, control = (
+        np.asarray(values, dtype=np.float64) for values in (samples_ms, baseline_samples_ms, control_samples_ms)
+    )
     ratios = round_ratios(own, other)
     low, high = bootstrap_interval(ratios)
-    speedup, resolution = float(np.median(ratios)), _resolution(other)
+    speedup, resolution = float(np.median(ratios)), _resolution(round_ratios(control, other))
     own_low, own_high = bootstrap_interval(own)
     other_low, other_high = bootstrap_interval(other)
     return Figures(
@@ -94,7 +100,7 @@ def verdict(speedup: float, low: float, high: float, resolution: float) -> Verdi
 
 def round_ratios(own: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
     """The baseline's time by the model's in each round, (rounds,), from two samples of each a round."""
-    return np.asarray(other.reshape(-1, 2).sum(1) / own.reshape(-1, 2).sum(1))
+    return np.asarray(other.reshape(-1, 2).min(1) / own.reshape(-1, 2).min(1))
 
 
 def bootstrap_interval(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -105,8 +111,7 @@ def bootstrap_interval(values: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _resolution(baseline: NDArray[np.float64]) -> float:
+def _resolution(ratios: NDArray[np.float64]) -> float:
     """How far from 1 the interval of the baseline's ratio to itself reaches, either way."""
-    pairs = baseline.reshape(-1, 2)
-    low, high = bootstrap_interval(pairs[:, 0] / pairs[:, 1])
+    low, high = bootstrap_interval(ratios)
     return max(FINEST, high - 1, 1 / low - 1)

@@ -62,7 +62,8 @@ def device_timers(models: Sequence[nn.Module], ring: Sequence[Any]) -> tuple[lis
     one of the models cannot be captured, by events around its calls for both, which leave less out.
     """
     try:
-        launches = [[_captured(model, inputs) for inputs in ring] for model in models]
+        pool = torch.cuda.graph_pool_handle()  # one memory for all: they run in turn, and no output is read
+        launches = [[_captured(model, inputs, pool) for inputs in ring] for model in models]
     except Exception as error:  # whatever a model does that a graph cannot hold
         torch.cuda.synchronize()
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -70,8 +71,8 @@ def device_timers(models: Sequence[nn.Module], ring: Sequence[Any]) -> tuple[lis
     return [_event_timer(replays) for replays in launches], "events around CUDA-graph replay"
 
 
-def _captured(model: nn.Module, inputs: Any) -> Callable[[], Any]:
-    """The replay of one call; its output's memory stays with the graph."""
+def _captured(model: nn.Module, inputs: Any, pool: Any) -> Callable[[], Any]:
+    """The replay of one call."""
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # what happens only in a first call must not be captured
@@ -79,7 +80,7 @@ def _captured(model: nn.Module, inputs: Any) -> Callable[[], Any]:
             call(model, inputs)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, pool=pool):
         call(model, inputs)
     return graph.replay
 

@@ -39,9 +39,10 @@ def test_more_work_takes_longer(slower: Latency) -> None:
 
 
 def test_the_figures_follow_from_the_samples(slower: Latency) -> None:
-    again = figures(slower.samples_ms, slower.baseline_samples_ms, batch_size=64)
+    again = figures(slower.samples_ms, slower.baseline_samples_ms, slower.control_samples_ms, batch_size=64)
     assert again == Figures(**{field.name: getattr(slower, field.name) for field in fields(Figures)})
-    assert len(slower.samples_ms) == len(slower.baseline_samples_ms) == 2 * slower.rounds
+    samples = slower.samples_ms, slower.baseline_samples_ms, slower.control_samples_ms
+    assert {len(taken) for taken in samples} == {2 * slower.rounds}
     assert min(slower.samples_ms + slower.baseline_samples_ms) > 0
 
 

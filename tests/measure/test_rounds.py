@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from autocompress.measure.nvml import Gpu, GpuState
-from autocompress.measure.rounds import MAX_REPEATS, MIN_ROUNDS, MIN_SAMPLE_MS, alternate, warm_up
+from autocompress.measure.rounds import MAX_REPEATS, MIN_ROUNDS, WarmUp, alternate, warm_up
 
 
 class Scripted:
@@ -27,18 +27,33 @@ class Scripted:
         return self.times[self.count % len(self.times)]
 
 
-def test_rounds_are_abba_or_baab_and_a_change_of_model_is_primed() -> None:
+def test_a_round_is_a_random_order_and_its_reverse_and_each_change_is_primed() -> None:
     turns: list[tuple[str, int]] = []
     rounds = alternate(Scripted("a", turns, [0.1]), Scripted("b", turns, [0.1]), seconds=0)
     timed = turns[rounds.warm_up_calls :]
     assert rounds.calls_per_sample == rounds.baseline_calls_per_sample == 2  # of 0.1 ms, to last 0.2
     order = [name for name, calls in timed if calls == 2]
-    whole = ["".join(order[start : start + 4]) for start in range(0, len(order), 4)]
+    whole = ["".join(order[start : start + 6]) for start in range(0, len(order), 6)]
     assert len(whole) == rounds.count == MIN_ROUNDS
-    assert set(whole) == {"abba", "baab"}
+    assert set(whole) == {"abbbba", "babbab", "bbaabb"}  # b is the baseline and the control
     before = [("", 0), *timed]
     for (name_before, _), (name, calls) in zip(before, timed, strict=False):
-        assert (calls == 1) == (name != name_before)  # an untimed call where the model changes, and only there
+        assert calls == 1 or name == name_before  # after another comes an untimed call
+
+
+def test_long_calls_are_not_primed() -> None:
+    turns: list[tuple[str, int]] = []
+    rounds = alternate(Scripted("a", turns, [10.0]), Scripted("b", turns, [10.0]), seconds=0)
+    assert len(turns) == rounds.warm_up_calls + 6 * MIN_ROUNDS
+
+
+def test_calls_that_are_too_long_have_fewer_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(calls: int) -> float:
+        time.sleep(2e-3)
+        return 10.0
+
+    monkeypatch.setattr("autocompress.measure.rounds.LONGEST", 0.05)
+    assert 2 <= alternate(slow, slow, seconds=0).count < MIN_ROUNDS
 
 
 def test_measuring_ends_as_soon_as_the_interval_is_narrow() -> None:
@@ -67,10 +82,10 @@ def test_a_wide_interval_is_measured_until_the_time_is_up() -> None:
 
 def test_warm_up_lasts_until_the_times_are_stable() -> None:
     cooling = iter([10 / (1 + n) for n in range(60)] + [0.16] * 100)
-    calls, made = warm_up(lambda calls: next(cooling), seconds=60)
-    assert made >= 60  # two equal windows of ten
-    assert calls == 2
-    assert warm_up(lambda calls: MIN_SAMPLE_MS, seconds=0) == (1, 3)
+    warm = warm_up(lambda calls: next(cooling), seconds=60)
+    assert warm.calls >= 60  # two equal windows of ten
+    assert warm.call_ms == pytest.approx(0.16, rel=0.1)
+    assert warm_up(lambda calls: 7.0, seconds=0) == WarmUp(3, 7.0)
 
 
 @pytest.fixture
@@ -99,11 +114,11 @@ def test_an_interrupted_sample_is_taken_again_and_kept_apart(contested_core: Non
         return 1e3 * (time.perf_counter() - start)
 
     rounds = alternate(busy, busy, seconds=1)
-    rejected = rounds.rejected_samples_ms + rounds.rejected_baseline_samples_ms
+    rejected = rounds.rejected_samples_ms + rounds.rejected_baseline_samples_ms + rounds.rejected_control_samples_ms
     assert rejected and max(rejected) > 2  # a time slice of the other lay in it
-    kept = rounds.samples_ms + rounds.baseline_samples_ms
+    kept = rounds.samples_ms + rounds.baseline_samples_ms + rounds.control_samples_ms
     assert sum(value > 2 for value in kept) <= rounds.interrupted_samples + 0.02 * len(kept)
-    assert len(kept) == 4 * rounds.count
+    assert len(kept) == 6 * rounds.count
     assert rounds.other_load is None or rounds.other_load > 0.1
 
 

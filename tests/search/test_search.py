@@ -34,8 +34,17 @@ def run_twenty(task: Task, folder: Path, trials: int = 20) -> Run:
     """A baseline, 16 good recipes and 3 that fail, two at a time."""
     recipes = [*GOOD[:3], *BAD, *GOOD[3:]]
     budget = Budget(trials=trials)
-    quick = {"latency_seconds": 0.05, "hardware_seconds": 0.0}
-    return search(task, space=SPACE, recipes=recipes, budget=budget, runs=folder, limits=[], target="cpu@1", **quick)
+    return search(
+        task,
+        space=SPACE,
+        recipes=recipes,
+        budget=budget,
+        runs=folder,
+        limits=[],
+        target="cpu@1",
+        latency_seconds=0.05,
+        hardware_seconds=0,
+    )
 
 
 @pytest.fixture(scope="module")
