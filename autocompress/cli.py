@@ -98,6 +98,13 @@ def status(run: RunArgument, as_json: AsJson = False) -> None:
     _show(report.status_data(found), as_json, lambda: report.print_status(found, report.output()))
 
 
+@app.command("report")
+def write_report(run: RunArgument, as_json: AsJson = False) -> None:
+    """Draw a run as a page with pictures, report.html in its folder; a search does that at its end."""
+    path = report.write_page(Run(run))
+    _show({"report": str(path)}, as_json, lambda: print(path))
+
+
 @app.command()
 def best(
     run: RunArgument,

@@ -40,7 +40,9 @@ class Final:
 
 def read_finals(run: Path) -> dict[int, Final]:
     """The finalists of a run, by trial. Raises RunError, naming the file, when one is damaged."""
-    return {int(file.stem): Final(**_read(file)) for file in sorted((run / FINALS_FOLDER).glob("*.json"))}
+    return {
+        int(file.stem): Final(**_read(file, "test_scores")) for file in sorted((run / FINALS_FOLDER).glob("*.json"))
+    }
 
 
 def read_surroundings(run: Path) -> dict[str, Any]:
@@ -53,10 +55,10 @@ def final_file(run: Path, number: int) -> Path:
     return run / FINALS_FOLDER / f"{number:05d}.json"
 
 
-def _read(file: Path) -> Any:
+def _read(file: Path, *keys: str) -> Any:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(data, Mapping) or (file.parent.name == FINALS_FOLDER and "test_scores" not in data):
+        if not isinstance(data, Mapping) or not data.keys() >= set(keys):
             raise ValueError("it holds something else")
         return data
     except (OSError, ValueError) as error:

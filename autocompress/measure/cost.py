@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -79,6 +79,13 @@ class Cost:
 
     def plain(self) -> dict[str, Any]:
         return asdict(self) | {"macs": self.macs, "launches": self.launches}
+
+    @classmethod
+    def from_plain(cls, data: Mapping[str, Any]) -> Cost:
+        """The record that `plain` gave, as it comes back from JSON."""
+        own = {field.name: data[field.name] for field in fields(cls)}
+        operators = tuple(OperatorCost(**operator) for operator in own.pop("operators"))
+        return cls(**own | {"operators": operators, "unseen": tuple(data["unseen"])})
 
 
 def model_cost(model: nn.Module, inputs: Any) -> Cost:

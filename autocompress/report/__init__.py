@@ -1,6 +1,7 @@
 """A run for people and programs: tables, data, a page with pictures."""
 
 from autocompress.report.data import as_data, best_data, failures, status_data, trial_data
+from autocompress.report.page import write_page
 from autocompress.report.tables import output, print_best, print_failures, print_result, print_status
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "print_status",
     "status_data",
     "trial_data",
+    "write_page",
 ]

@@ -56,6 +56,7 @@ def search(
     Raises InvalidInput for a task, space, limit or recipe that breaks a rule, RunError when the run's folder is in use,
     not writable or belongs to another search. A trial that fails raises nothing: it is a row of the result.
     """
+    from autocompress.report.page import write_page
     from autocompress.search.engine import run_search  # Optuna and Ray are loaded only to search
     from autocompress.search.settings import Settings
 
@@ -89,7 +90,10 @@ def search(
         hardware_seconds=hardware_seconds,
         progress=progress,
     )
-    return run_search(settings)
+    run = run_search(settings)
+    if run.scored:
+        write_page(run)
+    return run
 
 
 def _targets(wanted: Target | str | Sequence[Target | str] | None) -> tuple[Target, ...]:

@@ -111,7 +111,8 @@ class Judge:
 
 def margin(limits: Sequence[Limit], objective: Metric) -> float | None:
     """How much quality may drop, in 0-1, where the limits say so: fixed before any answer was seen."""
-    allowed = [limit.bound for limit in limits if limit.metric is objective and limit.is_drop and limit.upper]
+    drop = f"{objective.name}_drop"
+    allowed = [limit.bound for limit in limits if limit.subject == drop and limit.upper]
     return min(allowed) if allowed and objective.is_share and 0 < min(allowed) < 1 else None
 
 

@@ -73,8 +73,8 @@ def test_a_trials_figures_can_be_had_again_from_its_raw_samples(run: Run) -> Non
         latency = raw(trial.path / "latency.json")
         assert tuple(latency) == TARGETS
         for target, end, batch in (("cpu@1", "", 1), ("cpu@64x2", "[cpu@64x2]", 64)):
-            samples = (latency[target][f"{kind}samples_ms"] for kind in ("", "baseline_", "control_"))
-            again = figures(*samples, batch)
+            own, baseline, control = (latency[target][f"{kind}samples_ms"] for kind in ("", "baseline_", "control_"))
+            again = figures(own, baseline, control, batch)
             assert {name: getattr(again, name) for name in FIGURES} == {
                 name: trial.scores[f"{name}{end}"] for name in FIGURES
             }
