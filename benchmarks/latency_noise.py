@@ -81,6 +81,7 @@ class Ours:
 def by_torch(inputs: torch.Tensor, seconds: float) -> Callable[[nn.Module, nn.Module], float]:
     """Medians of `blocked_autorange`, which both models together get as long as a measurement of ours may take."""
 
+    @torch.inference_mode()
     def median_s(model: nn.Module) -> float:
         timer = benchmark.Timer("model(inputs)", globals={"model": model, "inputs": inputs}, num_threads=1)
         return float(timer.blocked_autorange(min_run_time=seconds / 2).median)
@@ -91,6 +92,7 @@ def by_torch(inputs: torch.Tensor, seconds: float) -> Callable[[nn.Module, nn.Mo
 def by_mean(inputs: torch.Tensor) -> Callable[[nn.Module, nn.Module], float]:
     """What most scripts do: 10 calls of warm-up, then the mean of 100."""
 
+    @torch.inference_mode()
     def mean_s(model: nn.Module) -> float:
         for _ in range(10):
             model(inputs)
@@ -118,8 +120,7 @@ def compare(repeats: int, seconds: float) -> tuple[dict[str, Contender], dict[st
         baseline, models = network(LAYERS), {SAME: network(LAYERS), SLOWER: network(LAYERS + 1)}
         turns = [(name, comparison) for name in contenders for comparison in models]
         for name, comparison in order.sample(turns, len(turns)):
-            with torch.inference_mode():
-                contenders[name].ratios[comparison].append(contenders[name].ratio(models[comparison], baseline))
+            contenders[name].ratios[comparison].append(contenders[name].ratio(models[comparison], baseline))
             if name == OURS:
                 records[comparison].append(ours.records[-1])
     return contenders, records

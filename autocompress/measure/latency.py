@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autocompress.errors import first_line
 from autocompress.measure.device import Target, hardware_name
 from autocompress.measure.load import in_words, load_average
 from autocompress.measure.lock import DeviceLock
@@ -39,7 +41,7 @@ class Comparison(Figures):
     """Two a round, in the order of their taking."""
     baseline_samples_ms: list[float]
     control_samples_ms: list[float]
-    """Of the baseline, timed as if it were another model: the A/A run."""
+    """Of a copy of the baseline, timed as any other model: the A/A run."""
     rejected_samples_ms: list[float]
     """Samples taken again since this process was taken off its core or the GPU was disturbed; in no figure."""
     rejected_baseline_samples_ms: list[float]
@@ -90,9 +92,11 @@ def measure_latency(
     The number of torch's threads is that of the target; which cores they run on is the scheduler's choice, since on a
     loaded machine a thread bound to a busy core stands still beside an idle one.
     """
+    notes: list[str] = []
+    models = [model, baseline, _control(baseline, notes)]
     with DeviceLock(target).exclusive() as waited_s, _quiet(target), torch.inference_mode():
         ring = ring_of(inputs, target)
-        notes, gpu = [], None
+        gpu = None
         if target.is_cuda:
             try:
                 gpu = Gpu(target)
@@ -102,9 +106,9 @@ def measure_latency(
             notes.append("peak memory is not known: the allocator of a CPU keeps none")
         peaks = [peak_memory_bytes(each, ring[0], target) for each in (model, baseline)]
         share = seconds / 2 if target.is_cuda else seconds
-        timers = [wall_timer(each, ring, target) for each in (model, baseline)]
-        wall = alternate(timers[0], timers[1], share, threads=target.threads, gpu=gpu)
-        device_time = _device_time([model, baseline], ring, target, share, gpu) if target.is_cuda else None
+        timers = [wall_timer(each, ring, target) for each in models]
+        wall = alternate(timers, share, threads=target.threads, gpu=gpu)
+        device_time = _device_time(models, ring, target, share, gpu) if target.is_cuda else None
         average = load_average()
     notes += _notes(wall)
     return Latency(
@@ -121,11 +125,26 @@ def measure_latency(
     )
 
 
+def _control(baseline: nn.Module, notes: list[str]) -> nn.Module:
+    """A copy of the baseline in memory of its own, or the baseline where that cannot be had, which is noted.
+
+    Never made in inference mode: its tensors would be inference tensors, with which every operation starts sooner.
+    """
+    try:
+        with torch.inference_mode(False):
+            return copy.deepcopy(baseline)
+    except Exception as error:  # the user's model, or no memory for a copy
+        notes.append(
+            f"the A/A run is of one module, which favours the baseline, since a copy failed: {first_line(error)}"
+        )
+        return baseline
+
+
 def _device_time(
     models: list[nn.Module], ring: list[Any], target: Target, seconds: float, gpu: Gpu | None
 ) -> Comparison:
     timers, method = device_timers(models, ring)
-    return Comparison(**_comparison(alternate(timers[0], timers[1], seconds, gpu=gpu), target, method))
+    return Comparison(**_comparison(alternate(timers, seconds, gpu=gpu), target, method))
 
 
 def _comparison(rounds: Rounds, target: Target, method: str) -> dict[str, Any]:

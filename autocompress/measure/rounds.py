@@ -1,11 +1,12 @@
 """The protocol of a paired measurement: warm up, alternate, repeat what was disturbed, stop when it is certain enough.
 
-A round times the model, the baseline, and the baseline once more as its own rival (the control, an A/A run): each one
+A round times the model, the baseline, and a copy of the baseline as its rival (the control, an A/A run): each one
 twice, in a random order and then in the reverse, so that a drift within the round cancels and none has the better
-place. Where one follows another, an untimed call comes first, so that none finds the caches full of another's weights:
-in service a model follows itself. A sample during which the system took this process off its core is taken again at
-once: what a model's latency is, is then not drowned in how long others ran. Nothing is thrown away: what was repeated
-is kept apart.
+place. The copy has memory of its own: were it the same module, the two would find each other's weights in the caches,
+and the model would seem slower. Where one follows another, an untimed call comes first, so that none finds the caches
+full of another's weights: in service a model follows itself. A sample during which the system took this process off
+its core is taken again at once: what a model's latency is, is then not drowned in how long others ran. Nothing is
+thrown away: what was repeated is kept apart.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Rounds:
     samples_ms: list[float] = field(default_factory=list)
     baseline_samples_ms: list[float] = field(default_factory=list)
     control_samples_ms: list[float] = field(default_factory=list)
-    """Of the baseline, timed as if it were another model."""
+    """Of a copy of the baseline, timed as any other model."""
     rejected_samples_ms: list[float] = field(default_factory=list)
     """Those taken again: this process was taken off its core, or the GPU was disturbed. In no figure."""
     rejected_baseline_samples_ms: list[float] = field(default_factory=list)
@@ -79,18 +80,20 @@ class Rounds:
         return len(self.samples_ms) // 2
 
 
-def alternate(model: Timer, baseline: Timer, seconds: float, *, threads: int = 1, gpu: Gpu | None = None) -> Rounds:
-    """Rounds of both, until the interval of the ratio is narrower than 1 % or the time is up; at least 30.
+def alternate(timers: Sequence[Timer], seconds: float, *, threads: int = 1, gpu: Gpu | None = None) -> Rounds:
+    """Rounds of the model, the baseline and the control.
+
+    Until the interval of the ratio is narrower than 1 % or the time is up; at least 30.
 
     Fewer only where calls are so long that 30 rounds would take ten times the `seconds`, and ten seconds.
     """
-    return _Alternation((model, baseline, baseline), seconds, threads, gpu).run()
+    return _Alternation(timers, seconds, threads, gpu).run()
 
 
 class _Alternation:
     """One measurement while it runs; 0 is the model, 1 the baseline and 2 the control."""
 
-    def __init__(self, timers: tuple[Timer, Timer, Timer], seconds: float, threads: int, gpu: Gpu | None) -> None:
+    def __init__(self, timers: Sequence[Timer], seconds: float, threads: int, gpu: Gpu | None) -> None:
         self._timers, self._seconds, self._gpu = timers, seconds, gpu
         # what runs on one thread is interrupted when that thread is; otherwise any of the process's may be in its way
         one = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
@@ -105,11 +108,11 @@ class _Alternation:
 
     def run(self) -> Rounds:
         load, rounds, start = OtherLoad(), self._rounds, time.monotonic()
-        warm = [warm_up(timer, self._seconds / 8) for timer in self._timers[:2]]
-        self._call_ms = [warm[0].call_ms, warm[1].call_ms, warm[1].call_ms]
+        warm = [warm_up(timer, self._seconds / 8) for timer in self._timers]
+        self._call_ms = [warm[0].call_ms, warm[1].call_ms, warm[1].call_ms]  # the control's samples are alike
         self._calls = [max(1, math.ceil(MIN_SAMPLE_MS / max(call_ms, 1e-6))) for call_ms in self._call_ms]
         rounds.calls_per_sample, rounds.baseline_calls_per_sample, _ = self._calls
-        rounds.warm_up_calls = warm[0].calls + warm[1].calls
+        rounds.warm_up_calls = sum(each.calls for each in warm)
         self._end = time.monotonic() + self._seconds
         state = self._gpu.state() if self._gpu else None
         while True:

@@ -48,7 +48,7 @@ class Figures:
     speedup_high: float
     """95 % bootstrap interval of `speedup`."""
     resolution: float
-    """The largest relative difference that the baseline showed to itself in the same rounds (A/A)."""
+    """The largest relative difference that the baseline showed to a copy of itself in the same rounds (A/A)."""
     verdict: Verdict
 
 
@@ -61,7 +61,7 @@ def figures(
     """The figures of samples in the order of their taking, two of each kind a round: (2 * rounds,) milliseconds each.
 
     A round's ratio is that of the shorter of the two, since what comes between on a shared machine only adds time. The
-    control is the baseline once more, timed as if it were another model; its ratio to the baseline is the A/A run.
+    control is a copy of the baseline, timed as any other model; its ratio to the baseline is the A/A run.
     """
     own, other, control = (
         np.asarray(values, dtype=np.float64) for values in (samples_ms, baseline_samples_ms, control_samples_ms)
@@ -112,6 +112,6 @@ def bootstrap_interval(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _resolution(ratios: NDArray[np.float64]) -> float:
-    """How far from 1 the interval of the baseline's ratio to itself reaches, either way."""
+    """How far from 1 the interval of the baseline's ratio to its copy reaches, either way."""
     low, high = bootstrap_interval(ratios)
     return max(FINEST, high - 1, 1 / low - 1)

@@ -102,6 +102,21 @@ def test_models_run_for_inference_on_the_targets_threads(inputs: Any) -> None:
     assert torch.get_num_threads() == before and gc.isenabled()
 
 
+class NoCopy(Probe):
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        raise TypeError("holds a lock")
+
+
+def test_the_control_is_a_copy_of_the_baseline_or_the_record_says_that_it_is_not() -> None:
+    model, baseline = Probe(), Probe()
+    latency = measure_latency(model, baseline, pair(), CPU, seconds=0)
+    assert 0.5 < model.calls / baseline.calls < 2
+    assert not any("A/A" in note for note in latency.notes)
+    latency = measure_latency(model, NoCopy(), pair(), CPU, seconds=0)
+    said = "the A/A run is of one module, which favours the baseline, since a copy failed: TypeError: holds a lock"
+    assert said in latency.notes
+
+
 def test_a_model_that_fails_leaves_the_threads_as_they_were() -> None:
     before = torch.get_num_threads()
     with pytest.raises(RuntimeError, match="out of luck"):
