@@ -1,6 +1,6 @@
 """Compress GRU4Rec (Hidasi et al. 2016), which recommends the next of 1,682 films: MovieLens-100k.
 
-    autocompress search examples/movielens.py:task --space recommender --limit 'hit_rate_drop <= 3%' \\
+    autocompress search examples/movielens.py:task --space recommender --limit 'hit_rate >= 97% of baseline' \\
         --limit 'size <= 33% of baseline' --hours 0.3
 
 Needs no GPU. AUTOCOMPRESS_DATA names the folder that holds recbole's wheel, inside which the ratings are read:
