@@ -26,6 +26,10 @@ class Final:
     """Latency and speedup on each target, by the names that a trial's scores have."""
     latency: dict[str, Any]
     """The measurements behind them, raw samples included, by target."""
+    size: dict[str, Any]
+    """Bytes on disk by file, layer and type (`autocompress.measure.size.Breakdown`), on the first target's device."""
+    costs: dict[str, Any]
+    """By target, parameters, FLOPs, bytes and the hardware's bounds of this model, or why they are not known."""
     damage: dict[str, Any] | None = None
     """What became of the baseline's answers on the test split (`autocompress.damage.Damage`); None of the baseline."""
     explanations: dict[str, Any] | None = None

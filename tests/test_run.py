@@ -69,7 +69,7 @@ def make_run(task: Task, path: Path, outcomes: Sequence[tuple[Recipe, Outcome]])
         study.ask()
         study.close()
         for number, accuracy in ((0, 0.91), (1, 0.88)):
-            folder.write_final(number, Final({"accuracy": accuracy}, {}, {}))
+            folder.write_final(number, Final({"accuracy": accuracy}, {}, {}, {}, {}))
     return path
 
 

@@ -17,7 +17,8 @@ def final_lines(run: Run, trial: Trial) -> list[str]:
     """
     if trial.final is None:
         return []
-    lines = [_again(trial.scores, trial.final.scores, target, run) for target in run.config.targets]
+    lines = [_cost(target, cost) for target, cost in trial.final.costs.items()]
+    lines += [_again(trial.scores, trial.final.scores, target, run) for target in run.config.targets]
     if trial.final.damage is not None:
         lines += Damage.from_plain(trial.final.damage).lines()
     lines += _inside(trial.final.explanations, trial.final.representations)
@@ -25,6 +26,15 @@ def final_lines(run: Run, trial: Trial) -> list[str]:
         own = trial.final.scores[f"speedup{target_suffix(target, run.config.targets)}"]
         lines += [_free(target, found["free"], own), *_bound(target, found, own)]
     return lines
+
+
+def _cost(target: str, found: dict[str, Any]) -> str:
+    if "cost" not in found:
+        return f"What it computes on {target} is not known: {found['unknown']}."
+    cost = found["cost"]
+    macs, unseen = cost["macs"], "".join(f"; {note}" for note in cost["unseen"])
+    counted = "an unknown number of" if macs is None else f"{macs:,}"
+    return f"A batch on {target} takes {counted} multiply-adds in {cost['launches']} operators{unseen}."
 
 
 def _again(searched: Scores, final: Scores, target: str, run: Run) -> str:
@@ -51,9 +61,9 @@ def _free(target: str, free: dict[str, Any], own: float) -> str:
 
 def _bound(target: str, found: dict[str, Any], own: float) -> list[str]:
     """How far from the limit of the hardware."""
-    if "bounds" not in found:
-        return [f"The hardware's bound on {target} is not known: {found['bounds_unknown']}"]
-    bounds, baseline_ms = found["bounds"], found["free"]["latency"]["baseline_latency_ms"]
+    if "bounds" not in found["baseline"]:
+        return [f"The hardware's bound on {target} is not known: {found['baseline']['unknown']}"]
+    bounds, baseline_ms = found["baseline"]["bounds"], found["free"]["latency"]["baseline_latency_ms"]
     closed = gap_closed(baseline_ms, baseline_ms / own, bounds["fused_ms"])
     gap = "" if closed is None else f"; of the gap this one closes {closed:.0%}"
     return [

@@ -76,13 +76,19 @@ def _classes(best: Trial) -> Iterator[tuple[str, Figure]]:
 
 
 def _roofs(run: Run, best: Trial) -> Iterator[tuple[str, Figure]]:
-    """The untouched model under the roof of each target's device."""
+    """The untouched model and the best one under the roof of each target's device."""
     for target, found in run.surroundings.items():
-        if "bounds" in found:
-            cost = Cost.from_plain(found["cost"])
-            latencies = {"baseline": found["free"]["latency"]["baseline_latency_ms"]}
-            limits = DeviceLimits(**found["limits"])
-            yield (
-                f"Limits of {target}",
-                roofline_figure({"baseline": cost}, latencies, limits, found["bounds"]["dtype"]),
-            )
+        final = best.final
+        if "bounds" not in found["baseline"] or final is None:
+            continue
+        costs = {"baseline": found["baseline"], "best": final.costs[target]}
+        known = {name: Cost.from_plain(of["cost"]) for name, of in costs.items() if "cost" in of}
+        latencies = {
+            "baseline": found["free"]["latency"]["baseline_latency_ms"],
+            "best": final.latency[target]["latency_ms"],
+        }
+        limits = DeviceLimits(**found["limits"])
+        yield (
+            f"Limits of {target}",
+            roofline_figure(known, latencies, limits, found["baseline"]["bounds"]["dtype"]),
+        )

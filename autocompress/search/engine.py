@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from autocompress.errors import AutocompressError, RunError
 from autocompress.limits import check_against_baseline
@@ -24,6 +25,9 @@ from autocompress.search.settings import Settings
 from autocompress.search.study import Proposal, SearchStudy
 from autocompress.search.trial import TrialContext, dead_worker_outcome, recorded_outcome
 from autocompress.space import bind, known_recipes
+
+if TYPE_CHECKING:
+    from autocompress.search.ray_session import JudgeProcess
 
 
 class Search:
@@ -162,19 +166,27 @@ def judge_finalists(context: TrialContext, settings: Settings, folder: RunFolder
     if not missing:
         return
     with judging(context, settings.limits, folder.log_file) as judge:
+        surroundings = look_around(judge, settings, folder, display)
         for number in display.judging(missing):
-            final = judge(number)
+            final = judge(number, surroundings)
             if isinstance(final, str):
                 display.not_judged(final)
                 break
             folder.write_final(number, final)
-        if settings.hardware_seconds and not Run(folder.path).surroundings:
-            display.looking_around(settings.targets)
-            surroundings = judge.surroundings(settings.hardware_seconds)
-            if isinstance(surroundings, str):
-                display.no_surroundings(surroundings)
-            else:
-                folder.write_surroundings(surroundings)
+
+
+def look_around(judge: JudgeProcess, settings: Settings, folder: RunFolder, display: Display) -> dict[str, Any]:
+    """By target, what its hardware can do at most, and the baseline with free acceleration; once a run."""
+    known = Run(folder.path).surroundings
+    if known or not settings.hardware_seconds:
+        return known
+    display.looking_around(settings.targets)
+    found = judge.surroundings(settings.hardware_seconds)
+    if isinstance(found, str):
+        display.no_surroundings(found)
+        return {}
+    folder.write_surroundings(found)
+    return found
 
 
 def _context(settings: Settings, folder: RunFolder) -> TrialContext:

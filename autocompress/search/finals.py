@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 from autocompress.artifact import Artifact
 from autocompress.damage import damage, explanation_similarity, representation_similarity
 from autocompress.data import take
-from autocompress.errors import InvalidInput, first_line
+from autocompress.errors import first_line
 from autocompress.final import Final
 from autocompress.folders import trial_folder
 from autocompress.limits import Limit
@@ -21,8 +22,9 @@ from autocompress.measure.cost import model_cost
 from autocompress.measure.device import Target
 from autocompress.measure.free import fastest_free
 from autocompress.measure.lock import DeviceLock
-from autocompress.measure.probe import probe_device
+from autocompress.measure.probe import DeviceLimits, probe_device
 from autocompress.measure.roofline import bounds
+from autocompress.measure.size import size_breakdown
 from autocompress.metric import Metric
 from autocompress.search.shipped import by_device, latency, latency_scores, load_shipped, plain, worst
 from autocompress.search.trial import TrialContext
@@ -40,10 +42,10 @@ class Judge:
         self._margin = margin(limits, context.task.objective)
         self._baselines = self._context.baselines()
 
-    def judge(self, number: int) -> Final | str:
+    def judge(self, number: int, surroundings: Mapping[str, Any]) -> Final | str:
         """A trial's final figures, or why there are none, which is the user's data, metrics or model."""
         try:
-            return self._judge(number)
+            return self._judge(number, surroundings)
         except Exception as error:
             return first_line(error)
 
@@ -51,7 +53,7 @@ class Judge:
         """What each target's hardware can do at most for the baseline, and what free acceleration does for it."""
         return {str(target): self._surroundings(target, seconds) for target in self._context.targets}
 
-    def _judge(self, number: int) -> Final:
+    def _judge(self, number: int, surroundings: Mapping[str, Any]) -> Final:
         context, task, targets = self._context, self._context.task, self._context.targets
         folder = trial_folder(context.run, number)
         artifact = Artifact(folder)
@@ -66,6 +68,8 @@ class Judge:
             test_scores=worst([scores_of(each, task.metrics) for each in found.values()], task.metrics),
             scores=latency_scores(latencies),
             latency=plain(latencies),
+            size=size_breakdown(folder).plain(),
+            costs={str(target): self._cost(models[target.device], target, surroundings) for target in targets},
         )
         if not artifact.recipe.steps and not artifact.recipe.recovery.epochs:
             return final
@@ -80,13 +84,11 @@ class Judge:
         with DeviceLock(device).shared():
             explanations = explanation_similarity(baseline, model, inputs, EXPLAINED_SAMPLES)
             representations = representation_similarity(baseline, model, inputs, EXPLAINED_SAMPLES)
-        return Final(
-            final.test_scores,
-            final.scores,
-            final.latency,
-            damage(before.outputs, found.outputs, found.targets, task.metrics, self._margin).plain(),
-            explanations.plain(),
-            representations.plain(),
+        return replace(
+            final,
+            damage=damage(before.outputs, found.outputs, found.targets, task.metrics, self._margin).plain(),
+            explanations=explanations.plain(),
+            representations=representations.plain(),
         )
 
     @functools.cached_property
@@ -96,17 +98,24 @@ class Judge:
         return answers(self._baselines[target.device], self._context.task.test, self._context.task, target)
 
     def _surroundings(self, target: Target, seconds: float) -> dict[str, Any]:
-        inputs = to_device(self._context.task.inputs(target.batch_size), target.torch_device)
         baseline = self._baselines[target.device]
-        limits = probe_device(target, seconds / 2)
-        found: dict[str, Any] = {"limits": limits.plain()}
+        found = {"limits": probe_device(target, seconds / 2).plain()}
+        found["baseline"] = self._cost(baseline, target, {str(target): found})
+        inputs = self._context.task.inputs(target.batch_size)
+        return found | {"free": fastest_free(baseline, inputs, target, seconds / 2).plain()}
+
+    def _cost(self, model: nn.Module, target: Target, surroundings: Mapping[str, Any]) -> dict[str, Any]:
+        """What a batch costs, and the least that the hardware could take for it, where its limits are known."""
+        inputs = to_device(self._context.task.inputs(target.batch_size), target.torch_device)
         try:
-            cost = model_cost(baseline, inputs)
-            found |= {"cost": cost.plain(), "bounds": bounds(cost, limits, product_type(target)).plain()}
-        except InvalidInput as error:
-            found["bounds_unknown"] = str(error)
-        free = fastest_free(baseline, inputs, target, seconds / 2)
-        return found | {"free": free.plain()}
+            cost = model_cost(model, inputs)
+            found: dict[str, Any] = {"cost": cost.plain()}
+            if str(target) in surroundings:
+                limits = DeviceLimits(**surroundings[str(target)]["limits"])
+                found["bounds"] = bounds(cost, limits, product_type(target)).plain()
+        except Exception as error:  # a model of another runtime, or one that cannot be looked into
+            return {"unknown": first_line(error)}
+        return found
 
 
 def margin(limits: Sequence[Limit], objective: Metric) -> float | None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,9 @@ class JudgeProcess:
         self._arguments = (context, limits)
         self._actor = self._started()
 
-    def __call__(self, number: int) -> Final | str:
+    def __call__(self, number: int, surroundings: Mapping[str, Any]) -> Final | str:
         """A trial's final figures, or why there are none."""
-        answer: Final | str = self._ask("judge", number)
+        answer: Final | str = self._ask("judge", number, surroundings)
         return answer
 
     def surroundings(self, seconds: float) -> dict[str, Any] | str:
@@ -79,9 +79,9 @@ class JudgeProcess:
         answer: dict[str, Any] | str = self._ask("surroundings", seconds)
         return answer
 
-    def _ask(self, method: str, argument: Any) -> Any:
+    def _ask(self, method: str, *arguments: Any) -> Any:
         try:
-            return ray.get(getattr(self._actor, method).remote(argument))
+            return ray.get(getattr(self._actor, method).remote(*arguments))
         except ray.exceptions.RayActorError:
             self._actor = self._started()
             return "its process died: killed by a signal, out of memory, or crashed"

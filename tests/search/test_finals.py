@@ -107,13 +107,30 @@ def test_damage_is_judged_at_the_margin_that_the_limits_fix(run: Run) -> None:
     assert final.damage["heads"][0]["answers"]["accuracy"]["change"] == pytest.approx(-drop, abs=1e-6)
 
 
+def test_every_byte_that_ships_has_a_layer(run: Run) -> None:
+    size = run.finals[1].size
+    assert size["size_bytes"] == sum(size["by_layer"].values()) == run.trial(1).scores["size_bytes"]
+    assert size["by_layer"]["0"] == 4 * (8 * 4 + 4)
+
+
+def test_the_page_shows_the_tables_and_draws_the_pictures_without_a_network(run: Run) -> None:
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    for heading in ("All trials", "Size on disk", "Classes", "Limits of cpu@1", "Limits of cpu@64x2"):
+        assert f"<h2>{heading}</h2>" in page
+    assert "Best: trial " in page and page.count("Plotly.newPlot(") == 5
+    assert "<script src=" not in page and "no measurable difference" in page or "faster" in page
+
+
 def test_the_hardwares_limits_and_free_acceleration_stand_beside_each_target(run: Run) -> None:
     assert tuple(run.surroundings) == TARGETS
     for target, threads in zip(TARGETS, (1, 2), strict=True):
         found = run.surroundings[target]
         assert found["limits"]["threads"] == threads
-        assert found["cost"]["flops"] == 2 * (8 * 16 + 16 * 3) * (1 if target == "cpu@1" else 64)
-        assert 0 < found["bounds"]["fused_ms"] < found["free"]["latency"]["baseline_latency_ms"]
+        batch = 1 if target == "cpu@1" else 64
+        assert found["baseline"]["cost"]["macs"] == batch * (8 * 16 + 16 * 3)
+        assert 0 < found["baseline"]["bounds"]["fused_ms"] < found["free"]["latency"]["baseline_latency_ms"]
+        assert run.finals[1].costs[target]["cost"]["macs"] == batch * (8 * 4 + 4 * 3)
+        assert run.finals[1].costs[target]["bounds"]["compute_ms"] < found["baseline"]["bounds"]["compute_ms"]
     lines = final_lines(run, run.trial(1))
     assert sum("the hardware's bound for it is" in line for line in lines) == 2
     assert sum("untouched model" in line and "is" in line for line in lines) >= 2

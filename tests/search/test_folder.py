@@ -187,15 +187,18 @@ def test_a_driver_that_fails_lets_go_of_the_run(settings: Settings) -> None:
 
 
 def test_finals_and_surroundings_are_read_back(settings: Settings) -> None:
-    finals = {0: Final({"accuracy": 0.9}, {"speedup": 1.0}, {}), 12: Final({"accuracy": 0.8}, {"speedup": 2.0}, {}, {})}
+    finals = {
+        0: Final({"accuracy": 0.9}, {"speedup": 1.0}, {}, {}, {}),
+        12: Final({"accuracy": 0.8}, {"speedup": 2.0}, {}, {}, {}, {}),
+    }
     with open_run(settings) as folder:
         for number, final in finals.items():
             folder.write_final(number, final)
-        folder.write_surroundings({"cpu@1": {"bounds_unknown": "why"}})
+        folder.write_surroundings({"cpu@1": {"baseline": {"unknown": "why"}}})
     run = Run(settings.run)
     assert run.finals == finals
     assert run.test_scores == {0: {"accuracy": 0.9}, 12: {"accuracy": 0.8}}
-    assert run.surroundings == {"cpu@1": {"bounds_unknown": "why"}}
+    assert run.surroundings == {"cpu@1": {"baseline": {"unknown": "why"}}}
 
 
 def test_a_run_that_lost_its_study_is_refused(settings: Settings) -> None:
