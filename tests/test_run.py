@@ -29,7 +29,7 @@ SPACE = BoundSpace(
 )
 COLUMNS = [
     "state", "accuracy", "size_bytes", "latency_ms", "baseline_latency_ms", "speedup", "speedup_low", "speedup_high",
-    "test_accuracy", "recipe", "error", "method", "plugin", "work_s",
+    "resolution", "test_accuracy", "recipe", "error", "method", "plugin", "work_s",
 ]  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def pack(bits: int) -> Recipe:
 
 def scored(accuracy: float, size_bytes: float, speedup: float) -> Outcome:
     latency = {"latency_ms": 10 / speedup, "baseline_latency_ms": 10.0}
-    interval = {"speedup": speedup, "speedup_low": speedup - 0.1, "speedup_high": speedup + 0.1}
+    interval = {"speedup": speedup, "speedup_low": speedup - 0.1, "speedup_high": speedup + 0.1, "resolution": 0.01}
     return Outcome(OK, {"accuracy": accuracy, "size_bytes": size_bytes, **latency, **interval}, work_s=1.5)
 
 
