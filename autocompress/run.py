@@ -19,8 +19,9 @@ from autocompress.budget import Budget
 from autocompress.document import Document
 from autocompress.errors import ArtifactError, RunError, first_line
 from autocompress.final import Final, read_finals, read_surroundings
-from autocompress.folders import trial_folder
+from autocompress.folders import device_folder, trial_folder
 from autocompress.limits import Limit, parse_limits, target_suffix
+from autocompress.measure.device import Target
 from autocompress.metric import Metric
 from autocompress.outcome import Outcome
 from autocompress.recipe import Recipe
@@ -86,21 +87,30 @@ class Trial:
         """The metrics on the test split; empty if it was not judged there."""
         return {} if self.final is None else self.final.test_scores
 
-    def load(self, model: Model | None = None) -> nn.Module:
+    def artifact(self, device: str | None = None) -> Artifact:
+        """What ships to a device of the search's targets (`cpu`, `cuda:0`), by default to the first target's.
+
+        Raises ArtifactError when it is gone.
+        """
+        own = self.path if device is None else device_folder(self.path, device, "")
+        return Artifact(own if own.is_dir() else self.path)
+
+    def load(self, model: Model | None = None, device: str | None = None) -> nn.Module:
         """The compressed model. `model` is needed only when the run was opened without its task.
 
         Raises ArtifactError when a file is damaged or the model is another one.
         """
-        artifact = Artifact(self.path)
+        artifact = self.artifact(device)
         own = self.model if artifact.student is None else self.students.get(artifact.student)
         source = model if model is not None else own
         if source is None:
             raise ArtifactError(f"trial {self.number} needs the model it was made from: pass the factory, load(model)")
-        return artifact.load(source, native_code=True)  # this run compiled it
+        target = None if device is None else Target.parse(device)
+        return artifact.load(source, target, native_code=True)  # this run compiled it
 
-    def save(self, path: str | Path) -> Artifact:
+    def save(self, path: str | Path, device: str | None = None) -> Artifact:
         """A copy of the artifact in a new folder. Raises ArtifactError if there is something at `path`."""
-        return Artifact(self.path).save(path)
+        return self.artifact(device).save(path)
 
 
 class Run:

@@ -56,3 +56,22 @@ def test_a_search_on_a_gpu(task: Task, tmp_path: Path) -> None:
     assert run.trials["state"].tolist() == ["ok"] * 3
     model = run.trial(1).load()
     assert next(iter(model.state_dict().values())).device.type == "cuda"
+
+
+def test_a_search_for_a_gpu_and_the_cpu(task: Task, tmp_path: Path) -> None:
+    run = search(
+        replace(task, name="both"),
+        recipes=[Recipe(steps=(Step(method="int8_weight_only"),))],
+        budget=Budget(trials=2),
+        limits=["latency[cpu@8] <= 900% of baseline"],
+        target=["cuda:0@1", "cuda:0@64", "cpu@8"],
+        runs=tmp_path,
+        latency_seconds=0.2,
+        hardware_seconds=5,
+    )
+    assert run.trials["state"].tolist() == ["ok"] * 2
+    assert {"speedup", "speedup[cuda:0@64]", "speedup[cpu@8]"} <= set(run.finals[1].scores)
+    assert set(run.surroundings) == {"cuda:0@1", "cuda:0@64", "cpu@8"}
+    for device in ("cuda:0", "cpu"):
+        model = run.trial(1).load(device=device)
+        assert {tensor.device.type for tensor in model.state_dict().values()} == {device.split(":")[0]}

@@ -53,7 +53,7 @@ class Target:
 
     @property
     def is_cuda(self) -> bool:
-        return self.device != "cpu"
+        return self.device.startswith("cuda")
 
     @property
     def is_here(self) -> bool:
