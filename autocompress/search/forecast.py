@@ -43,12 +43,6 @@ class Outlook:
     timed: bool
     """Whether the durations are seconds."""
 
-    def __getitem__(self, chosen: npt.NDArray[np.intp]) -> Outlook:
-        """Of the chosen candidates only."""
-        return Outlook(
-            self.samples[:, chosen], self.feasible[chosen], self.violation[chosen], self.seconds[chosen], self.timed
-        )
-
     @property
     def expected(self) -> Array:
         """Means of the objectives: (candidates, objectives)."""
@@ -108,7 +102,7 @@ class Forecaster:
 
     def _known(self, recipes: Sequence[Params]) -> Array:
         """What is known of recipes before training, turned; NaN for what is not: (recipes, objectives)."""
-        nothing = np.full(self._values.shape[1], np.nan)
+        nothing = [np.nan] * self._values.shape[1]
         given = [self._costs(recipe) if self._costs else None for recipe in recipes]
         return self._history.turned([nothing if values is None else values for values in given])
 

@@ -70,7 +70,7 @@ class History:
 
     def turned(self, values: npt.ArrayLike) -> Array:
         """Values (..., objectives) turned so that smaller is better, or turned back."""
-        return np.asarray(values, dtype=float).reshape(-1, len(self._signs)) * self._signs
+        return np.multiply(np.asarray(values, dtype=float).reshape(-1, len(self._signs)), self._signs)
 
     def best(self) -> list[FrozenTrial]:
         """The feasible front; as long as nothing is feasible, the few trials that break the limits least."""

@@ -54,21 +54,13 @@ def hypervolume(points: Array, reference: Array) -> float:
     return float(np.prod(reference - ideal) - undominated)
 
 
-def expected_gain(samples: Array, points: Array, reference: Array) -> Array:
-    """Hypervolume that each candidate is expected to add to that of the points: (candidates,).
+def expected_gain(samples: Array, low: Array, high: Array) -> Array:
+    """Hypervolume that each candidate is expected to add to what leaves these boxes undominated: (candidates,).
 
     `samples` (draws, candidates, objectives) are draws of what a candidate may score, independent between objectives.
     The expectation over a box is then a product of one expectation an objective (Yang et al., "Efficient Computation of
     Expected Hypervolume Improvement Using Box Decomposition Algorithms", J. Global Optimization 2019).
     """
-    gain = np.zeros(samples.shape[1])
-    hopeful = np.flatnonzero(_undominated(samples.min(0), points, reference))
-    if hopeful.size:
-        gain[hopeful] = _gain_by_boxes(samples[:, hopeful], *boxes(points, reference))
-    return gain
-
-
-def _gain_by_boxes(samples: Array, low: Array, high: Array) -> Array:
     gain = np.ones((samples.shape[1], len(low)))
     for axis in range(samples.shape[2]):
         bounds, where = np.unique(np.stack([low[:, axis], high[:, axis]]), return_inverse=True)
@@ -77,10 +69,3 @@ def _gain_by_boxes(samples: Array, low: Array, high: Array) -> Array:
         depth = np.maximum(bounds - samples[:, :, axis, None], 0).mean(0)
         gain *= depth[:, where[1]] - depth[:, where[0]]
     return np.asarray(gain.sum(1))
-
-
-def _undominated(candidates: Array, points: Array, reference: Array) -> npt.NDArray[np.bool_]:
-    inside = (candidates < reference).all(1)
-    for point in points:
-        inside &= ~(point <= candidates).all(1)
-    return np.asarray(inside)

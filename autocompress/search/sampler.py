@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
@@ -28,6 +29,8 @@ from autocompress.search.candidates import Define, Params, Space, random_value
 from autocompress.search.forecast import Costs, Forecaster, Outlook, Seconds
 from autocompress.search.history import History, Key, key_of, violation
 from autocompress.search.underneath import Underneath
+
+Array = npt.NDArray[np.float64]
 
 CANDIDATES = 512
 """Candidates of which one is proposed."""
@@ -156,13 +159,21 @@ class GreyBoxSampler(BaseSampler):
         pending = [trial.params for trial in history.running if trial.params]
         self._forecaster.fit(history, self._lessons(history, rng), self._space.distributions, pending)
         yardstick = self._yardstick(history, pending)
-        candidates, outlook = self._ranked(candidates, yardstick, measure=self._checks is None)
+        outlook, gain, order = self._judge(candidates, yardstick, measure=self._checks is None)
         if self._checks is not None:
-            candidates, outlook = self._ranked(candidates[: self._checks], yardstick, measure=True)
-        if yardstick.front and not yardstick.score(outlook)[0] > 0:
+            candidates = [candidates[index] for index in order[: self._checks]]
+            outlook, gain, order = self._judge(candidates, yardstick, measure=True)
+        best = order[0]
+        if yardstick.front and not gain[best] > 0:
             return self._explore(history, rng)  # nothing promises a gain
-        best = candidates[0]
-        return best.params, self._reason(best.origin, history, outlook, yardstick)
+        reason = Reason(
+            candidates[best].origin,
+            expected=tuple(history.turned(outlook.expected[best])[0].tolist()),
+            gain=float(gain[best]) if yardstick.front else None,
+            feasible=float(outlook.feasible[best]),
+            seconds=float(outlook.seconds[best]) if outlook.timed else None,
+        )
+        return candidates[best].params, reason
 
     def _candidates(self, history: History, rng: random.Random) -> list[Candidate]:
         """Untried recipes, each once."""
@@ -200,23 +211,13 @@ class GreyBoxSampler(BaseSampler):
             points = np.concatenate([points, hoped.expected[hoped.feasible > 0.5]])
         return Yardstick(points, history.values(history.scored))
 
-    def _ranked(
+    def _judge(
         self, candidates: list[Candidate], yardstick: Yardstick, measure: bool
-    ) -> tuple[list[Candidate], Outlook]:
-        """Candidates with what they are expected to score, the most promising first."""
+    ) -> tuple[Outlook, Array, npt.NDArray[np.intp]]:
+        """What candidates are expected to score and to gain, and their order, the most promising first."""
         outlook = self._forecaster.outlook([candidate.params for candidate in candidates], measure)
-        order = np.lexsort((outlook.violation, -yardstick.score(outlook)))
-        return [candidates[index] for index in order], outlook[order]
-
-    def _reason(self, origin: str, history: History, outlook: Outlook, yardstick: Yardstick) -> Reason:
-        first = outlook[np.array([0])]
-        return Reason(
-            origin,
-            tuple(history.turned(first.expected)[0].tolist()),
-            float(yardstick.gain(first)[0]) if yardstick.front else None,
-            float(first.feasible[0]),
-            float(first.seconds[0]) if first.timed else None,
-        )
+        gain = yardstick.gain(outlook)
+        return outlook, gain, np.lexsort((outlook.violation, -gain * outlook.feasible / outlook.seconds))
 
 
 def is_free(asked: int, exploration: float) -> bool:
