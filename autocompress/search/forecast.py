@@ -134,7 +134,7 @@ class Forecaster:
     def _expected_seconds(self, rows: Array) -> Array:
         if "seconds" not in self._targets:
             return np.ones(len(rows))
-        return np.maximum(self._draws("seconds", rows).mean(0), 0.05 * self._usual_s)
+        return np.asarray(np.maximum(self._draws("seconds", rows).mean(0), 0.05 * self._usual_s))
 
 
 def _names_of_limits(trials: Sequence[FrozenTrial]) -> list[str]:

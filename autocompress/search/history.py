@@ -34,6 +34,8 @@ class History:
         self._numbers: dict[Key, int] = {}
         self.scored: list[FrozenTrial] = []
         """Complete trials with finite values; of a repeated recipe, the first."""
+        self.best: list[FrozenTrial] = []
+        """The feasible front; as long as nothing is feasible, the few trials that break the limits least."""
         self._failed: dict[Key, FrozenTrial] = {}
         self.running: list[FrozenTrial] = []
         self._others: set[Key] = set()
@@ -52,6 +54,8 @@ class History:
             if trial.state.is_finished() and trial.number not in self._read:
                 self._read.add(trial.number)
                 self._take(trial)
+        if len(self.scored) > before:
+            self.best = self._best([trial for trial in self.best if violation(trial) <= 0] + self.scored[before:])
         return self.scored[before:]
 
     def __contains__(self, params: Mapping[str, Any]) -> bool:
@@ -70,11 +74,10 @@ class History:
 
     def turned(self, values: npt.ArrayLike) -> Array:
         """Values (..., objectives) turned so that smaller is better, or turned back."""
-        return np.multiply(np.asarray(values, dtype=float).reshape(-1, len(self._signs)), self._signs)
+        return np.asarray(np.reshape(values, (-1, len(self._signs))) * self._signs)
 
-    def best(self) -> list[FrozenTrial]:
-        """The feasible front; as long as nothing is feasible, the few trials that break the limits least."""
-        feasible = [trial for trial in self.scored if violation(trial) <= 0]
+    def _best(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        feasible = [trial for trial in trials if violation(trial) <= 0]
         if not feasible:
             return sorted(self.scored, key=violation)[:5]
         return [feasible[index] for index in front(self.values(feasible))]

@@ -38,7 +38,7 @@ NEIGHBOURS = 0.6
 """Share of the candidates that are neighbours of the front."""
 STARTUP = 10
 """Proposals before the model has a say, and scored trials that it needs."""
-MODEL_TRIALS = 400
+MODEL_TRIALS = 300
 """Scored trials that the model learns from, so that its time is bounded."""
 DRAWS = 1000
 """Draws for a recipe that was not tried, before a repeated one is proposed."""
@@ -177,7 +177,7 @@ class GreyBoxSampler(BaseSampler):
 
     def _candidates(self, history: History, rng: random.Random) -> list[Candidate]:
         """Untried recipes, each once."""
-        best = history.best() if self._neighbours else []
+        best = history.best if self._neighbours else []
         found: dict[Key, Candidate] = {}
         for index in range(CANDIDATES):
             if best and index < NEIGHBOURS * CANDIDATES:
@@ -196,15 +196,13 @@ class GreyBoxSampler(BaseSampler):
         scored = history.scored
         if len(scored) <= MODEL_TRIALS:
             return scored
-        chosen = {
-            trial.number: trial for trial in [*history.best()[: MODEL_TRIALS // 4], *scored[-MODEL_TRIALS // 2 :]]
-        }
+        chosen = {trial.number: trial for trial in [*history.best[: MODEL_TRIALS // 4], *scored[-MODEL_TRIALS // 2 :]]}
         others = [trial for trial in scored if trial.number not in chosen]
         return [*chosen.values(), *rng.sample(others, MODEL_TRIALS - len(chosen))]
 
     def _yardstick(self, history: History, pending: Sequence[Params]) -> Yardstick:
         """The front so far, and what runs as it is expected to end."""
-        best = history.best()
+        best = history.best
         points = history.values([trial for trial in best if violation(trial) <= 0])
         if pending:
             hoped = self._forecaster.outlook(pending, measure=self._checks is None)

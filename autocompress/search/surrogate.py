@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from autocompress.search.candidates import share_of_range
@@ -95,11 +96,17 @@ class GaussianProcess:
         return mean * self._spread + self._mean, deviation * self._spread
 
     def believe(self, rows: Array) -> None:
-        """Take the predictions for recipes whose trials still run as if they were results."""
+        """Take the predictions for recipes whose trials still run as if they were results, with the same variance."""
         across = self._kernel(rows, self._rows, self._weights, self._scale)
+        within = self._kernel(rows, rows, self._weights, self._scale) + self._noise * np.eye(len(rows))
+        mixed = across @ self._inverse_root.T
+        corner = _inverse_root(within - mixed @ mixed.T)
+        top = np.concatenate([self._inverse_root, np.zeros((len(self._rows), len(rows)))], axis=1)
+        bottom = np.concatenate([-corner @ mixed @ self._inverse_root, corner], axis=1)
+        self._inverse_root = np.concatenate([top, bottom])
         self._targets = np.concatenate([self._targets, across @ self._coefficients])
         self._rows = np.concatenate([self._rows, rows])
-        self._solve()
+        self._coefficients = self._inverse_root.T @ (self._inverse_root @ self._targets)
 
     def unwarp(self, warped: Array) -> Array:
         """Values from warped ones."""
@@ -117,8 +124,7 @@ class GaussianProcess:
     def _solve(self) -> None:
         count = len(self._targets)
         kernel = self._kernel(self._rows, self._rows, self._weights, self._scale)
-        root = np.linalg.cholesky(kernel + self._noise * np.eye(count))
-        self._inverse_root = np.linalg.solve(root, np.eye(count))
+        self._inverse_root = _inverse_root(kernel + self._noise * np.eye(count))
         whitened = self._inverse_root @ self._targets
         self._coefficients = self._inverse_root.T @ whitened
         self._variance = max(float(whitened @ whitened) / count, 1e-6)
@@ -158,6 +164,13 @@ class GaussianProcess:
 
     def _own_columns(self) -> list[npt.NDArray[np.intp]]:
         return [np.flatnonzero(self._owners == owner) for owner in range(len(self._weights))]
+
+
+def _inverse_root(matrix: Array) -> Array:
+    """The inverse of the lower triangle whose square is a positive definite matrix."""
+    root = torch.from_numpy(np.linalg.cholesky(matrix))
+    inverse = torch.linalg.solve_triangular(root, torch.eye(len(root), dtype=root.dtype), upper=False)
+    return np.asarray(inverse.numpy())
 
 
 def _squared_distance(left: Array, right: Array) -> Array:

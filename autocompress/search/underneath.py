@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autocompress.search.candidates import Define
 
-MEMORY = 300
+MEMORY = 150
 """Trials that it sees, the newest: TPE's time grows with their number."""
 
 
