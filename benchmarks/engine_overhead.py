@@ -3,8 +3,8 @@
     python benchmarks/engine_overhead.py --trials 200 --json out.json
     python benchmarks/engine_overhead.py --suggesting --json out.json
 
-With `--suggesting`, only the processor time of a proposal after many trials: three objectives, two limits, 15 conditional
-parameters, of our sampler and of Optuna's TPE; the study is in memory, so that nothing but the sampler is timed.
+With `--suggesting`, only the processor time of a proposal after many trials: three objectives, two limits, 15
+conditional parameters, of our sampler and of Optuna's TPE; the study is in memory, so that only the sampler is timed.
 
 Overhead of a trial: wall time of the whole search, start and end included, less the seconds that its trials spent
 compressing and scoring, by the number of trials; one trial at a time, so that nothing hides behind anything.

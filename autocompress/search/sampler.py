@@ -32,8 +32,6 @@ from autocompress.search.underneath import Underneath
 
 Array = npt.NDArray[np.float64]
 
-CANDIDATES = 512
-"""Candidates of which one is proposed."""
 NEIGHBOURS = 0.6
 """Share of the candidates that are neighbours of the front."""
 STARTUP = 10
@@ -75,9 +73,10 @@ class GreyBoxSampler(BaseSampler):
     whole recipes with it. What is given by `costs` (see `Costs`) is not predicted; with `checks`, costs are dear
     themselves: all candidates are predicted, and costs asked for only of that many of the best before one is taken.
 
-    `exploration` is the share of proposals that the model has no part in. `neighbours`, `underneath` and `cost_aware`
+    `exploration` is the share of proposals that the model has no part in; the others are the best of `candidates`. A
+    trial's cost is what `seconds` says of it, or its duration. `neighbours`, `underneath` and `cost_aware`
     switch off neighbours of the front, candidates of another sampler, and the division by expected seconds. Equal seeds
-    and equal histories give equal proposals.
+    and equal histories, durations included, give equal proposals.
     """
 
     def __init__(
@@ -90,13 +89,17 @@ class GreyBoxSampler(BaseSampler):
         neighbours: bool = True,
         underneath: BaseSampler | Literal["tpe"] | None = "tpe",
         exploration: float = 0.3,
+        candidates: int = 512,
         cost_aware: bool = True,
         seconds: Seconds | None = None,
     ) -> None:
         if not 0 <= exploration <= 1:
             raise ValueError(f"`0 <= exploration <= 1` must hold, but got {exploration}")
+        if candidates < 1:
+            raise ValueError(f"`candidates >= 1` must hold, but got {candidates}")
         self._space, self._seed = Space(define), seed
         self._neighbours, self._exploration, self._checks = neighbours, exploration, checks if costs else None
+        self._candidate_count = candidates
         self._sampler = _tpe(seed) if underneath == "tpe" else underneath
         self._forecaster = Forecaster(costs, (seconds or _duration_s) if cost_aware else None)
         self._history: History | None = None
@@ -179,11 +182,11 @@ class GreyBoxSampler(BaseSampler):
         """Untried recipes, each once."""
         best = history.best if self._neighbours else []
         found: dict[Key, Candidate] = {}
-        for index in range(CANDIDATES):
-            if best and index < NEIGHBOURS * CANDIDATES:
+        for index in range(self._candidate_count):
+            if best and index < NEIGHBOURS * self._candidate_count:
                 near = rng.choice(best)
                 candidate = Candidate(self._space.neighbour(near.params, rng), f"neighbour of trial {near.number}")
-            elif index == CANDIDATES - 1 and self._underneath is not None:
+            elif index == self._candidate_count - 1 and self._underneath is not None:
                 candidate = Candidate(self._underneath.propose(), f"candidate of {self._underneath.name}")
             else:
                 candidate = Candidate(self._space.at_random(rng), "random candidate")

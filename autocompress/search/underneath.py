@@ -45,6 +45,9 @@ class Underneath:
 
     def _restart(self) -> None:
         # a sampler serves one study, and this one has too many trials
+        verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # a new study would be announced to the user
         self._study = optuna.create_study(sampler=copy.deepcopy(self._fresh), directions=self._directions)
+        optuna.logging.set_verbosity(verbosity)
         self._trials = self._trials[-MEMORY:]
         self._study.add_trials(self._trials)
