@@ -24,6 +24,9 @@ Seconds = Callable[[FrozenTrial], float | None]
 
 DRAWS = np.array([NormalDist().inv_cdf((index + 0.5) / 16) for index in range(16)])
 """Quantiles of the normal distribution that stand for it."""
+BOLDNESS = 0.5
+"""Share of the objectives' uncertainty that counts for a gain: with few trainings, it pays to trust the model more than
+it does itself (benchmarks/search_quality.md)."""
 SAME = 0.02
 """Share of a limit's spread that an objective may leave unexplained where the limit bounds that objective."""
 
@@ -33,7 +36,7 @@ class Outlook:
     """What candidates are expected to score; objectives turned so that smaller is better."""
 
     samples: Array
-    """Draws of the objectives, independent of each other: (draws, candidates, objectives)."""
+    """Draws of the objectives, independent of each other and bold: (draws, candidates, objectives)."""
     feasible: Array
     """Probability of ending well and meeting every limit: (candidates,)."""
     violation: Array
@@ -89,15 +92,16 @@ class Forecaster:
         """What recipes are expected to score; with `measure`, what can be known of them is asked for."""
         rows = self._embedding(recipes)
         known = self._known(recipes) if measure else np.full((len(recipes), self._values.shape[1]), np.nan)
-        samples = np.stack([self._draws(f"objective {index}", rows) for index in range(known.shape[1])], axis=2)
-        samples = np.where(np.isnan(known), samples, known)
+        draws = np.stack([self._draws(f"objective {index}", rows) for index in range(known.shape[1])], axis=2)
+        draws = np.where(np.isnan(known), draws, known)
         feasible, violation = np.ones(len(recipes)), np.zeros(len(recipes))
         for name, follows in self._limits.items():
-            excess = follows(samples) if follows else self._draws(f"limit {name}", rows)
+            excess = follows(draws) if follows else self._draws(f"limit {name}", rows)
             feasible *= (excess <= 0).mean(0)
             violation += np.maximum(excess, 0).mean(0)
         if "failure" in self._targets:
             feasible *= np.clip(1 - self._draws("failure", rows).mean(0), 0.02, 1)
+        samples = draws.mean(0) + BOLDNESS * (draws - draws.mean(0))
         return Outlook(samples, feasible, violation, self._expected_seconds(rows), "seconds" in self._targets)
 
     def _known(self, recipes: Sequence[Params]) -> Array:

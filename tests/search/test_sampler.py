@@ -368,7 +368,7 @@ def test_a_search_uses_it_and_keeps_the_reasons(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"
     limits = parse_limits(["size <= 60% of baseline"], [ACCURACY])
     study = SearchStudy(url, BOUND, ACCURACY, limits, 0, functools.partial(grey_box, costs=costs, candidates=96))
-    for _ in range(STARTUP + 4):
+    for _ in range(STARTUP + 1):
         proposal = study.ask()
         assert proposal is not None
         accuracy, size, time = scores(BOUND.choices(proposal.recipe))
