@@ -182,7 +182,7 @@ def conditional_space() -> Any:
     from autocompress.space import BoundSpace
 
     ratio, bits = Float(0.1, 0.9, 0.5, step=0.05), Choice((8, 4), 8)
-    methods = {
+    methods: dict[Technique, dict[str, dict[str, Any]]] = {
         Technique.PRUNING: {"cut": {"ratio": ratio, "rounds": Integer(1, 8, 1)}, "mask": {"share": ratio}},
         Technique.FACTORIZATION: {"svd": {"rank": ratio}},
         Technique.DISTILLATION: {"logits": {"temperature": Float(1, 8, 4), "weight": Float(0, 1, 0.5)}},
@@ -258,8 +258,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if arguments.suggesting:
         times = suggesting()
-        for name, row in times.items():
-            ticks = ", ".join(f"{count}: {1e3 * seconds:.0f} ms" for count, seconds in row.items())
+        for name, by_count in times.items():
+            ticks = ", ".join(f"{count}: {1e3 * seconds:.0f} ms" for count, seconds in by_count.items())
             print(f"{name:14s} a proposal after {ticks}")
         if arguments.json:
             arguments.json.write_text(json.dumps(times, indent=1))

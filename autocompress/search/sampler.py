@@ -34,8 +34,10 @@ Array = npt.NDArray[np.float64]
 
 NEIGHBOURS = 0.6
 """Share of the candidates that are neighbours of the front."""
-STARTUP = 10
-"""Proposals before the model has a say, and scored trials that it needs."""
+STARTUP = 15
+"""Proposals before the model has a say: free exploration first, so that little of it is due soon after."""
+LEAST_SCORED = 10
+"""Scored trials that the model needs."""
 MODEL_TRIALS = 300
 """Scored trials that the model learns from, so that its time is bounded."""
 DRAWS = 1000
@@ -111,7 +113,7 @@ class GreyBoxSampler(BaseSampler):
         """The parameters of the recipe that is proposed to the trial: it is chosen here, where its names are due."""
         history = self._read(study, trial.number)
         rng = random.Random(f"{self._seed} {trial.number}")
-        modelled = len(history.scored) >= STARTUP and not is_free(history.asked, self._exploration)
+        modelled = len(history.scored) >= LEAST_SCORED and not is_free(history.asked, self._exploration)
         chosen = self._choose(history, rng) if modelled else self._explore(history, rng)
         self._params, self.reasons[trial.number] = chosen
         return {name: self._space.distributions[name] for name in self._params}
@@ -141,7 +143,7 @@ class GreyBoxSampler(BaseSampler):
 
     def _explore(self, history: History, rng: random.Random) -> tuple[Params, Reason]:
         """A recipe that the model has no part in: the other sampler's or a random one, half and half."""
-        if self._underneath is not None and len(history.scored) >= STARTUP and rng.random() < 0.5:
+        if self._underneath is not None and len(history.scored) >= LEAST_SCORED and rng.random() < 0.5:
             params = self._underneath.propose()
             if params not in history:
                 return params, Reason(f"free exploration ({self._underneath.name})")

@@ -75,6 +75,8 @@ class GaussianProcess:
         self._scale, self._noise = SCALES[2], NOISES[2]
         self._weights = np.ones(int(owners.max()) + 1 if len(owners) else 0)
         self._tuned_at = 0
+        self._inverse_root = self._rows = np.empty((0, 0))
+        self._coefficients = self._targets = np.empty(0)
 
     def fit(self, rows: Array, values: Array) -> None:
         """Learn from (trials, columns) and (trials,), smaller being better."""

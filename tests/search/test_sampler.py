@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from autocompress import Choice, Float, Integer, Technique
@@ -30,7 +31,7 @@ from autocompress.search.study import SearchStudy, define, grey_box
 from autocompress.search.surrogate import Embedding, GaussianProcess
 from autocompress.space import BoundSpace
 
-DIRECTIONS = ["maximize", "minimize", "minimize"]
+DIRECTIONS = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE, StudyDirection.MINIMIZE]
 BOUND = BoundSpace(
     {
         "cut": {"ratio": Float(0.3, 0.85, 0.5, step=0.05), "units": Integer(1, 64, 8, log=True)},
@@ -40,6 +41,7 @@ BOUND = BoundSpace(
     {"epochs": Integer(1, 3, 1), "learning_rate": Float(1e-4, 1e-2, 1e-3, log=True), "batch_size": Choice((64,), 64)},
     frozenset({"cut"}),
 )
+Excess = Callable[[Sequence[float]], float]
 SPACE = functools.partial(define, BOUND)
 
 
@@ -56,10 +58,8 @@ def costs(params: Any) -> Sequence[float]:
     return math.nan, *scores(params)[1:]
 
 
-def run(
-    sampler: optuna.samplers.BaseSampler, count: int, limits: dict[str, Any] | None = None, study: Any = None
-) -> optuna.Study:
-    study = study or optuna.create_study(directions=DIRECTIONS, sampler=sampler)
+def run(sampler: optuna.samplers.BaseSampler, count: int, limits: Mapping[str, Excess] | None = None) -> optuna.Study:
+    study = optuna.create_study(directions=DIRECTIONS, sampler=sampler)
     for _ in range(count):
         trial = study.ask()
         SPACE(trial)
@@ -98,7 +98,7 @@ def test_boxes_are_disjoint_and_leave_what_is_dominated(seed: int, objectives: i
     points, places = rng.random((count, objectives)), rng.random((200, objectives))
     low, high = boxes(points, np.ones(objectives))
     inside = ((places[:, None] >= low) & (places[:, None] < high)).all(2).sum(1)
-    dominated = (points[None] <= places[:, None]).all(2).any(1)
+    dominated = np.any((points[None] <= places[:, None]).all(2), axis=1)
     assert (inside == np.where(dominated, 0, 1)).all()
 
 
@@ -291,7 +291,10 @@ def test_only_as_many_costs_are_asked_for_as_allowed() -> None:
 
 def test_limits_are_met_more_often_than_by_chance() -> None:
     """A limit on an objective and one on something that no objective tells."""
-    limits = {"size": lambda values: values[1] / 0.2 - 1, "hidden": lambda values: values[0] ** 2 - 0.88}
+    limits: dict[str, Excess] = {
+        "size": lambda values: values[1] / 0.2 - 1,
+        "hidden": lambda values: values[0] ** 2 - 0.88,
+    }
     sampler = GreyBoxSampler(SPACE, candidates=96, seed=0, exploration=0.0)
     study = run(sampler, 40, limits)
     met = [all(excess <= 0 for excess in trial.constraints.values()) for trial in study.trials]
@@ -326,7 +329,7 @@ def test_trials_in_flight_are_not_proposed_again() -> None:
 
 def test_expensive_recipes_must_gain_more() -> None:
     def seconds(trial: FrozenTrial) -> float:
-        return 10.0 ** trial.params.get("recovery.epochs", 0)
+        return 10.0 ** int(trial.params.get("recovery.epochs", 0))
 
     def spent(cost_aware: bool) -> float:
         sampler = GreyBoxSampler(SPACE, candidates=96, seed=0, exploration=0.0, cost_aware=cost_aware, seconds=seconds)
@@ -335,8 +338,8 @@ def test_expensive_recipes_must_gain_more() -> None:
     assert spent(cost_aware=True) < spent(cost_aware=False)
 
 
-@pytest.mark.parametrize("directions", [["minimize"], ["maximize", "minimize"], ["minimize"] * 5])
-def test_any_number_of_objectives(directions: list[str]) -> None:
+@pytest.mark.parametrize("directions", [DIRECTIONS[1:2], DIRECTIONS[:2], DIRECTIONS[1:] * 2 + DIRECTIONS[:1]])
+def test_any_number_of_objectives(directions: list[StudyDirection]) -> None:
     def numbers(trial: optuna.Trial) -> list[float]:
         x, y = trial.suggest_float("x", 0, 1), trial.suggest_float("y", 0, 1)
         return [(x - 0.1 * index) ** 2 + abs(y - 0.2 * index) for index in range(len(directions))]
