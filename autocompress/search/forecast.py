@@ -24,7 +24,7 @@ Seconds = Callable[[FrozenTrial], float | None]
 
 DRAWS = np.array([NormalDist().inv_cdf((index + 0.5) / 16) for index in range(16)])
 """Quantiles of the normal distribution that stand for it."""
-BOLDNESS = 0.5
+BOLDNESS = 0.25
 """Share of the objectives' uncertainty that counts for a gain: with few trainings, it pays to trust the model more than
 it does itself (benchmarks/search_quality.md)."""
 SAME = 0.02
