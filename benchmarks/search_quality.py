@@ -166,7 +166,7 @@ def optuna_search(table: Table, seed: int) -> Iterator[str]:
 
     names = ("error", "size", "latency")
     searcher = OptunaSearch(
-        {name: tune.choice(edge.options) for name, edge in EDGES.items()},
+        OptunaSearch.convert_search_space({name: tune.choice(edge.options) for name, edge in EDGES.items()}),
         metric=list(names),
         mode=["min"] * 3,
         seed=seed,

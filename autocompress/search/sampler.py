@@ -54,7 +54,7 @@ class Reason:
     """Why a recipe was proposed."""
 
     origin: str
-    """`free exploration (random)`, `neighbour of trial 12`, `random candidate`, `candidate of TPESampler`."""
+    """`free exploration`, `neighbour of trial 12`, `random candidate`, `candidate of TPESampler`."""
     expected: tuple[float, ...] | None = None
     """What it was expected to score, by objective."""
     gain: float | None = None
@@ -75,8 +75,7 @@ class GreyBoxSampler(BaseSampler):
     whole recipes with it. What is given by `costs` (see `Costs`) is not predicted; with `checks`, costs are dear
     themselves: all candidates are predicted, and costs asked for only of that many of the best before one is taken.
 
-    `exploration` is the share of proposals that the model has no part in; the others are the best of `candidates`. A
-    trial's cost is what `seconds` says of it, or its duration. `neighbours`, `underneath` and `cost_aware`
+    `exploration` is the share of proposals that are random; the others are the best of `candidates`. A trial's cost is what `seconds` says of it, or its duration. `neighbours`, `underneath` and `cost_aware`
     switch off neighbours of the front, candidates of another sampler, and the division by expected seconds. Equal seeds
     and equal histories, durations included, give equal proposals.
     """
@@ -142,19 +141,12 @@ class GreyBoxSampler(BaseSampler):
         return self._history
 
     def _explore(self, history: History, rng: random.Random) -> tuple[Params, Reason]:
-        """A recipe that the model has no part in: the other sampler's or a random one, half and half."""
-        if self._underneath is not None and len(history.scored) >= LEAST_SCORED and rng.random() < 0.5:
-            params = self._underneath.propose()
-            if params not in history:
-                return params, Reason(f"free exploration ({self._underneath.name})")
-        return self._untried(history, rng), Reason("free exploration (random)")
-
-    def _untried(self, history: History, rng: random.Random) -> Params:
+        """A random recipe, untried if there is one; TPE in this place makes fronts worse."""
         for _ in range(DRAWS):
             params = self._space.at_random(rng)
             if params not in history:
                 break
-        return params
+        return params, Reason("free exploration")
 
     def _choose(self, history: History, rng: random.Random) -> tuple[Params, Reason]:
         """The candidate that is expected to add the most."""
