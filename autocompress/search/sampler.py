@@ -75,9 +75,10 @@ class GreyBoxSampler(BaseSampler):
     whole recipes with it. What is given by `costs` (see `Costs`) is not predicted; with `checks`, costs are dear
     themselves: all candidates are predicted, and costs asked for only of that many of the best before one is taken.
 
-    `exploration` is the share of proposals that are random; the others are the best of `candidates`. A trial's cost is what `seconds` says of it, or its duration. `neighbours`, `underneath` and `cost_aware`
-    switch off neighbours of the front, candidates of another sampler, and the division by expected seconds. Equal seeds
-    and equal histories, durations included, give equal proposals.
+    `exploration` is the share of proposals that are random; the others are the best of `candidates`. A trial's cost is
+    what `seconds` says of it, or its duration. `neighbours`, `underneath` and `cost_aware` switch off neighbours of the
+    front, candidates of another sampler, and the division by expected seconds. Equal seeds and equal histories,
+    durations included, give equal proposals.
     """
 
     def __init__(
