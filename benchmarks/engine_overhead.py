@@ -1,6 +1,10 @@
 """What the engine costs beyond the work: a search whose methods do nothing, beside Ray's OptunaSearch.
 
     python benchmarks/engine_overhead.py --trials 200 --json out.json
+    python benchmarks/engine_overhead.py --suggesting --json out.json
+
+With `--suggesting`, only the processor time of a proposal after many trials: three objectives, two limits, 15
+conditional parameters, of our sampler and of Optuna's TPE; the study is in memory, so that only the sampler is timed.
 
 Overhead of a trial: wall time of the whole search, start and end included, less the seconds that its trials spent
 compressing and scoring, by the number of trials; one trial at a time, so that nothing hides behind anything.
@@ -9,12 +13,15 @@ compressing and scoring, by the number of trials; one trial at a time, so that n
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
+import random
 import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +56,8 @@ class Nothing(Method):
 def autocompress_methods():
     return [Nothing()]
 '''
+HISTORIES = (100, 1000, 5000)
+"""Finished trials before a timed proposal."""
 TICKS = (10, 100, 200)
 """Trial counts at which the time of a suggestion is told."""
 
@@ -168,12 +177,94 @@ def optuna_search(trials: int, folder: Path) -> dict[str, Any]:
     return {"trials": trials, "wall_s": wall, "overhead_s_per_trial": wall / trials, "suggestion_ms": ticks}
 
 
+def conditional_space() -> Any:
+    """Five techniques and ten parameters that matter only with one of their methods, or with a training."""
+    from autocompress import Choice, Float, Integer, Technique
+    from autocompress.space import BoundSpace
+
+    ratio, bits = Float(0.1, 0.9, 0.5, step=0.05), Choice((8, 4), 8)
+    methods: dict[Technique, dict[str, dict[str, Any]]] = {
+        Technique.PRUNING: {"cut": {"ratio": ratio, "rounds": Integer(1, 8, 1)}, "mask": {"share": ratio}},
+        Technique.FACTORIZATION: {"svd": {"rank": ratio}},
+        Technique.DISTILLATION: {"logits": {"temperature": Float(1, 8, 4), "weight": Float(0, 1, 0.5)}},
+        Technique.QUANTIZATION: {"static": {"bits": bits}, "grouped": {"bits": bits, "group": Choice((32, 64), 32)}},
+        Technique.ACCELERATION: {"compile": {}},
+    }
+    recovery = {"learning_rate": Float(1e-4, 1e-2, 1e-3, log=True)}
+    return BoundSpace(
+        {name: parameters for offered in methods.values() for name, parameters in offered.items()},
+        {technique: tuple(offered) for technique, offered in methods.items()},
+        recovery,
+        frozenset({"cut", "svd", "logits"}),
+    )
+
+
+def suggesting() -> dict[str, dict[str, float]]:
+    """Processor seconds of a proposal by sampler and number of finished trials: the worst of three."""
+    import optuna
+
+    from autocompress.search.candidates import Space
+    from autocompress.search.sampler import GreyBoxSampler
+    from autocompress.search.study import define
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore")  # options of TPE are called experimental
+    bound = conditional_space()
+    space = Space(functools.partial(define, bound))
+    samplers: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
+        "GreyBoxSampler": lambda: GreyBoxSampler(space.define, exploration=0.0),
+        "TPESampler": lambda: optuna.samplers.TPESampler(multivariate=True, group=True, seed=0),
+    }
+    times: dict[str, dict[str, float]] = {name: {} for name in samplers}
+    for count in HISTORIES:
+        trials = finished_trials(space, count + 3)
+        for name, make in samplers.items():
+            study = optuna.create_study(directions=["maximize", "minimize", "minimize"], sampler=make())
+            study.add_trials(trials[:count])
+            define(bound, study.ask())  # what is read once
+            worst = 0.0
+            for trial in trials[count:]:
+                study.add_trial(trial)
+                start = time.process_time()
+                define(bound, study.ask())
+                worst = max(worst, time.process_time() - start)
+            times[name][str(count)] = worst
+    return times
+
+
+def finished_trials(space: Any, count: int) -> list[Any]:
+    """Random recipes with made-up scores that depend on them, a third of them infeasible."""
+    from optuna.trial import create_trial
+
+    rng = random.Random(0)
+    made = []
+    for _ in range(count):
+        params = space.at_random(rng)
+        kept = 1 - params.get("cut.ratio", params.get("mask.share", 0.0))
+        size = kept**2 * params.get("svd.rank", 1.0) * params.get("static.bits", params.get("grouped.bits", 32)) / 32
+        accuracy = 0.95 - 0.3 * (1 - kept) ** 3 - 0.1 * (1 - params.get("svd.rank", 1.0)) ** 2 + rng.gauss(0, 0.005)
+        values = [accuracy, 1e6 * size, kept * (0.6 if params["acceleration"] == "compile" else 1.0)]
+        limits = {"size <= 50%": size / 0.5 - 1, "accuracy >= 80%": 0.8 - accuracy}
+        distributions = {name: space.distributions[name] for name in params}
+        made.append(create_trial(params=params, distributions=distributions, values=values, constraints=limits))
+    return made
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--suggesting", action="store_true", help="only the time of a proposal after many trials")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.suggesting:
+        times = suggesting()
+        for name, by_count in times.items():
+            ticks = ", ".join(f"{count}: {1e3 * seconds:.0f} ms" for count, seconds in by_count.items())
+            print(f"{name:14s} a proposal after {ticks}")
+        if arguments.json:
+            arguments.json.write_text(json.dumps(times, indent=1))
+        return
     with tempfile.TemporaryDirectory(prefix="ac") as name:
         folder = Path(name)
         install_plugin(folder)

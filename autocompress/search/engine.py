@@ -116,7 +116,12 @@ def run_search(settings: Settings) -> Run:
         Display(settings, space, plugins) as display,
     ):
         study = SearchStudy(
-            folder.study_url, space, settings.task.objective, settings.limits, settings.seed, len(settings.targets)
+            folder.study_url,
+            space,
+            settings.task.objective,
+            settings.limits,
+            settings.seed,
+            targets=len(settings.targets),
         )
         study.adopt_orphans(lambda number: recorded_outcome(folder.path, number))
         for recipe in [Recipe(), *known]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import random
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,10 +19,15 @@ from autocompress.outcome import INFEASIBLE, INTERRUPTED, OK, Outcome
 from autocompress.parameters import Choice, Integer, Parameter
 from autocompress.recipe import Recipe
 from autocompress.run import DUPLICATE_OF, OUTCOME, RECIPE, outcome_of
+from autocompress.search.candidates import Define
 from autocompress.search.mirror import MirroredStudy
+from autocompress.search.sampler import GreyBoxSampler
 from autocompress.selection import time_ratios
 from autocompress.space import BoundSpace, grid_size, grid_value
 
+PROPOSED = "proposed"
+"""The attribute of a trial that says why the sampler proposed it."""
+SamplerFactory = Callable[[Define, int], optuna.samplers.BaseSampler]
 RANDOM_DRAWS = 1000
 """Draws for a recipe that was not tried, before the space counts as exhausted."""
 
@@ -38,14 +42,23 @@ class SearchStudy:
     """Ask and tell, over a study whose only writer is this process."""
 
     def __init__(
-        self, url: str, space: BoundSpace, objective: Metric, limits: Sequence[Limit], seed: int, targets: int = 1
+        self,
+        url: str,
+        space: BoundSpace,
+        objective: Metric,
+        limits: Sequence[Limit],
+        seed: int,
+        sampler: SamplerFactory | None = None,
+        targets: int = 1,
     ) -> None:
+        """Opens or creates the study; `sampler` makes another sampler than the grey-box one, from space and seed."""
         self._space, self._objective, self._limits = space, objective, limits
         best = StudyDirection.MAXIMIZE if objective.higher_is_better else StudyDirection.MINIMIZE
         # quality, bytes, and for each target time as a share of the baseline's
         self._study = MirroredStudy(url, [best, *[StudyDirection.MINIMIZE] * (1 + targets)])
         known = len(self._study.trials)
-        self._study.set_sampler(_sampler(seed + known))
+        self._sampler = (sampler or grey_box)(functools.partial(define, space), seed + known)
+        self._study.set_sampler(self._sampler)
         self._rng = random.Random(seed + known)
         self._queue: list[Recipe] = []
         self._live: dict[int, Recipe] = {}
@@ -80,10 +93,10 @@ class SearchStudy:
         while True:
             choices = self._space.choices(self._queue.pop(0)) if self._queue else None
             trial = self._study.ask(choices)
-            recipe = self._space.recipe(functools.partial(suggest, trial))
+            recipe = define(self._space, trial)
             twin = self._seen.get(recipe.key)
             if twin is None:
-                self._study.start(trial, {RECIPE: recipe.plain()})
+                self._study.start(trial, {RECIPE: recipe.plain()} | self._reason(trial))
                 self._seen[recipe.key] = trial.number
                 self._live[trial.number] = recipe
                 return Proposal(trial.number, recipe)
@@ -150,6 +163,11 @@ class SearchStudy:
         values = [scores[self._objective.name], scores["size_bytes"], *time_ratios(scores)]
         return values, attributes, constraints
 
+    def _reason(self, trial: Trial) -> dict[str, Any]:
+        """Why a recipe was proposed, of samplers that say so; what was queued has no reason."""
+        reasons = self._sampler.reasons if isinstance(self._sampler, GreyBoxSampler) else {}
+        return {PROPOSED: reasons[trial.number].plain()} if trial.number in reasons else {}
+
     def _untried(self) -> Recipe | None:
         for _ in range(RANDOM_DRAWS):
             recipe = self._space.random_recipe(self._rng)
@@ -170,7 +188,16 @@ def suggest(trial: Trial, name: str, parameter: Parameter) -> Any:
     return trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
 
 
-def _sampler(seed: int) -> optuna.samplers.BaseSampler:
-    with warnings.catch_warnings():  # both options are called experimental; they are what conditional spaces need
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(multivariate=True, group=True, seed=seed)
+def define(space: BoundSpace, trial: Trial) -> Recipe:
+    """The recipe that a trial's suggestions make: the space as Optuna knows it."""
+    return space.recipe(functools.partial(suggest, trial))
+
+
+def grey_box(define: Define, seed: int, **options: Any) -> GreyBoxSampler:
+    """The sampler of a search; options are those of `GreyBoxSampler`."""
+    return GreyBoxSampler(define, seed=seed, seconds=_work_s, **options)
+
+
+def _work_s(trial: FrozenTrial) -> float | None:
+    outcome = outcome_of(trial)
+    return None if outcome is None else outcome.work_s
