@@ -17,15 +17,14 @@ def final_lines(run: Run, trial: Trial) -> list[str]:
     """
     if trial.final is None:
         return []
-    lines = [_cost(target, cost) for target, cost in trial.final.costs.items()]
-    lines += [_again(trial.scores, trial.final.scores, target, run) for target in run.config.targets]
+    lines = [_again(trial.scores, trial.final.scores, target, run) for target in run.config.targets]
     if trial.final.damage is not None:
         lines += Damage.from_plain(trial.final.damage).lines()
     lines += _inside(trial.final.explanations, trial.final.representations)
     for target, found in run.surroundings.items():
         own = trial.final.scores[f"speedup{target_suffix(target, run.config.targets)}"]
         lines += [_free(target, found["free"], own), *_bound(target, found, own)]
-    return lines
+    return lines + [_cost(target, cost) for target, cost in trial.final.costs.items()]
 
 
 def _cost(target: str, found: dict[str, Any]) -> str:
@@ -41,9 +40,10 @@ def _again(searched: Scores, final: Scores, target: str, run: Run) -> str:
     """The winner's curse, in one line."""
     end = target_suffix(target, run.config.targets)
     now, low, high = (final[f"{name}{end}"] for name in ("speedup", "speedup_low", "speedup_high"))
+    difference = now / searched[f"speedup{end}"] - 1
+    versus = "more" if difference > 0 else "less"
     return (
-        f"Again in a fresh process, {target}: speedup {now:.2f}x ({low:.2f}-{high:.2f}),"
-        f" {now / searched[f'speedup{end}'] - 1:+.1%} of what the search saw."
+        f"Speedup on {target}: {now:.2f}x ({low:.2f}-{high:.2f}), {abs(difference):.1%} {versus} than the search saw."
     )
 
 

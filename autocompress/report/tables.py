@@ -53,8 +53,10 @@ def print_best(run: Run, best: Trial, console: Console) -> None:
     console.print(table)
     if best.final is None:
         _say(console, "not judged on the test split: a search judges the front of its own limits")
+    else:
+        _say(console, "Judged once more, in a fresh process and on the test split:")
     for line in final_lines(run, best):
-        _say(console, line)
+        _say(console, f"- {line}")
     if best.recipe == Recipe():
         _say(console, "Nothing beats the untouched model under these limits: compression does not help here.")
     _say(console, f"Artifact: {best.path}")
