@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def bench(
     Raises InvalidInput when there is nothing to compare with or no inputs, or the model cannot run; ArtifactError when
     an artifact is damaged or belongs to another model.
     """
-    if seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise InvalidInput(f"seconds must be above 0, but got {seconds}")
     wanted = [Target.parse(str(target)) for target in (targets or [Target.default()])]
     make, baseline = _loaders(model, task, native_code)

@@ -108,11 +108,17 @@ def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
 
 
 def output_error(actual: list[Tensor], expected: list[Tensor]) -> float:
-    """RMS of the difference by the RMS of what is expected; infinite when number or shapes of tensors differ."""
+    """RMS of the difference by the RMS of what is expected; infinite when number or shapes of tensors differ.
+
+    Equal infinities, as masked scores are, do not differ, and have no part in the RMS.
+    """
     if [tensor.shape for tensor in actual] != [tensor.shape for tensor in expected]:
         return float("inf")
     if not expected:
         return 0.0
-    difference = torch.cat([(a - e).flatten() for a, e in zip(actual, expected, strict=True)])
-    scale = torch.cat([tensor.flatten() for tensor in expected])
+    own, scale = (torch.cat([tensor.flatten() for tensor in tensors]) for tensors in (actual, expected))
+    infinite = own.isinf() | scale.isinf()
+    if not torch.equal(own[infinite], scale[infinite]):
+        return float("inf")
+    difference, scale = (own - scale)[~infinite], scale[~infinite]
     return float(difference.double().norm() / scale.double().norm().clamp_min(1e-12))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,28 +44,36 @@ class Final:
 
 def read_finals(run: Path) -> dict[int, Final]:
     """The finalists of a run, by trial. Raises RunError, naming the file, when one is damaged."""
-    return {
-        int(file.stem): Final(**_read(file, "test_scores")) for file in sorted((run / FINALS_FOLDER).glob("*.json"))
-    }
+    names = [field.name for field in fields(Final)]
+    files = sorted((run / FINALS_FOLDER).glob("[0-9]*.json"))
+    return {int(file.stem): Final(**_read(file, names)) for file in files}
 
 
 def read_surroundings(run: Path) -> dict[str, Any]:
     """What the hardware can do and the baseline with free acceleration, by target; empty where it was not looked at."""
     file = run / SURROUNDINGS_FILE
-    return _read(file) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    found: dict[str, Any] = _read(file)
+    if not all({"limits", "baseline", "free"} <= set(of) for of in found.values()):
+        raise _unreadable(file, "it holds something else")
+    return found
 
 
 def final_file(run: Path, number: int) -> Path:
     return run / FINALS_FOLDER / f"{number:05d}.json"
 
 
-def _read(file: Path, *keys: str) -> Any:
+def _read(file: Path, names: Sequence[str] | None = None) -> Any:
+    """Raises RunError unless it is an object, with exactly these names."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(data, Mapping) or not data.keys() >= set(keys):
-            raise ValueError("it holds something else")
-        return data
     except (OSError, ValueError) as error:
-        raise RunError(
-            f"{file} is not readable: {first_line(error)}; delete it, and the same search judges it again"
-        ) from None
+        raise _unreadable(file, first_line(error)) from None
+    if not isinstance(data, dict) or (names is not None and set(data) != set(names)):
+        raise _unreadable(file, "it holds something else")
+    return data
+
+
+def _unreadable(file: Path, reason: str) -> RunError:
+    return RunError(f"{file} is not readable: {reason}; delete it, and the same search judges it again")

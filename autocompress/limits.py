@@ -181,7 +181,8 @@ def _metric_of(subject: str, metrics: Sequence[Metric]) -> Metric | None:
 
 def _suffixes(text: str, wanted: str | None, targets: Sequence[str]) -> tuple[str, ...]:
     """Those of the targets that a limit speaks of: all, or those it names in brackets."""
-    found = [target for target in targets if wanted in (None, target, target.split("@")[0])]
+    named = wanted and re.sub("x1$", "", wanted)  # one thread is what a target has anyway
+    found = [target for target in targets if named in (None, target, target.split("@")[0])]
     if not found:
         raise InvalidInput(f"limit {text!r} is about {wanted!r}, but latency is measured on {', '.join(targets)}")
     return tuple(target_suffix(target, targets) for target in found)

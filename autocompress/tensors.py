@@ -35,23 +35,23 @@ def first_tensor(value: Any) -> Tensor:
     return found[0]
 
 
-def concatenate(batches: Sequence[Any]) -> Any:
+def concatenate(batches: Sequence[Any], float_padding: float = 0) -> Any:
     """Batches of equal structure joined along dimension 0: outputs of N batches (B, ...) become (N*B, ...).
 
-    Where batches were padded to different lengths, all are padded to the longest: with 0, or among integers with -100,
-    the class that torch's losses ignore.
+    Where batches were padded to different lengths, all are padded to the longest: with `float_padding`, or among
+    integers with -100, the class that torch's losses ignore.
     """
     first = batches[0]
     if isinstance(first, Tensor):
-        return torch.cat(_equally_long(batches))
+        return torch.cat(_equally_long(batches, float_padding))
     if isinstance(first, Mapping):
-        return {key: concatenate([batch[key] for batch in batches]) for key in first}
+        return {key: concatenate([batch[key] for batch in batches], float_padding) for key in first}
     if isinstance(first, tuple | list):
-        return _like(first, [concatenate(list(items)) for items in zip(*batches, strict=True)])
+        return _like(first, [concatenate(list(items), float_padding) for items in zip(*batches, strict=True)])
     return first
 
 
-def _equally_long(tensors: Sequence[Tensor]) -> list[Tensor]:
+def _equally_long(tensors: Sequence[Tensor], float_padding: float) -> list[Tensor]:
     shapes = {tensor.shape[1:] for tensor in tensors}
     if len(shapes) == 1 or len({len(shape) for shape in shapes}) > 1:
         return list(tensors)
@@ -59,7 +59,7 @@ def _equally_long(tensors: Sequence[Tensor]) -> list[Tensor]:
     padded = []
     for tensor in tensors:
         missing = [longest[-1 - i] - tensor.shape[-1 - i] for i in range(len(longest))]  # last dimension first
-        value = 0 if tensor.is_floating_point() else -100
+        value = float_padding if tensor.is_floating_point() else -100
         padded.append(functional.pad(tensor, [side for count in missing for side in (0, count)], value=value))
     return padded
 

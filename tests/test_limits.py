@@ -197,7 +197,7 @@ def test_limits_that_hold_together(texts: Sequence[str]) -> None:
     ],
 )
 def test_a_contradiction_that_shows_with_the_baseline(texts: Sequence[str], contradict: bool) -> None:
-    limits = parse_limits(texts, METRICS, TARGETS)
+    limits = parse_limits(texts, METRICS)
     if not contradict:
         check_against_baseline(limits, BASELINE)
         return

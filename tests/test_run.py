@@ -217,10 +217,18 @@ def test_a_baseline_that_failed_is_none(task: Task, tmp_path: Path) -> None:
         print(run.baseline)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"accuracy": 1}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"accuracy": 1}', '{"test_scores": {}}'])
 def test_a_damaged_final_is_told(text: str, task: Task, tmp_path: Path) -> None:
     path = make_run(task, tmp_path / "mine", [])
     (path / "finals" / "00001.json").write_text(text)
     message = "finals/00001.json is not readable: .*; delete it, and the same search judges it again"
     with pytest.raises(RunError, match=message):
         print(Run(path).test_scores)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"cpu@1": {}}'])
+def test_damaged_surroundings_are_told(text: str, task: Task, tmp_path: Path) -> None:
+    path = make_run(task, tmp_path / "mine", [])
+    (path / "surroundings.json").write_text(text)
+    with pytest.raises(RunError, match="surroundings.json is not readable: .*; delete it, and the same search judges"):
+        print(Run(path).surroundings)

@@ -64,3 +64,8 @@ def test_batches_of_different_lengths_are_padded_to_the_longest() -> None:
     outputs = concatenate([torch.ones(1, 2, 3), torch.ones(2, 4, 3)])
     assert outputs.shape == (3, 4, 3) and outputs[0, 2:].abs().sum() == 0 and outputs.sum() == 6 + 24
     assert concatenate([torch.tensor([[1, 2]]), torch.tensor([[1, 2, 3]])]).tolist() == [[1, 2, -100], [1, 2, 3]]
+
+
+def test_targets_of_different_lengths_are_padded_with_a_number_that_metrics_can_tell() -> None:
+    joined = concatenate([torch.ones(1, 2), torch.ones(1, 3)], float_padding=-100)
+    assert joined.tolist() == [[1, 1, -100], [1, 1, 1]]

@@ -157,6 +157,9 @@ def _of_numbers(name: str, baseline: Tensor, outputs: Tensor, targets: Tensor) -
         raise _no_fit(baseline, targets)
     if not targets.isfinite().all():
         raise NotJudged("targets hold NaN or infinite numbers")
+    if targets.ndim > 1 and (targets == PADDING).any():
+        baseline, outputs, targets = (tensor[targets != PADDING] for tensor in (baseline, outputs, targets))
+        return _regression(name, baseline, outputs, targets, "numbers, without those whose target is the padding -100")
     if targets.ndim == 2 and targets.min() >= 0 and torch.allclose(targets.sum(dim=1), targets.new_ones(())):
         words = f"logits of {targets.shape[1]} classes, the target the most probable one, as targets sum to 1"
         return Head(name, "classification", words, baseline, outputs, targets.argmax(dim=1))

@@ -52,7 +52,7 @@ def answers(model: nn.Module, data: Samples, task: Task, target: Target) -> Answ
             targets.append(wanted)
     joined = concatenate(outputs)
     map_tensors(_check_no_nan, joined)
-    return Answers(joined, concatenate(targets))
+    return Answers(joined, concatenate(targets, float_padding=-100))
 
 
 def scores_of(found: Answers, metrics: Sequence[Metric]) -> dict[str, float]:

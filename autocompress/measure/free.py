@@ -19,6 +19,7 @@ from autocompress.errors import first_line
 from autocompress.measure.device import Target
 from autocompress.measure.latency import Latency, measure_latency
 from autocompress.measure.lock import DeviceLock
+from autocompress.measure.statistics import Verdict
 from autocompress.measure.threads import threads
 from autocompress.tensors import call, map_tensors, to_device
 
@@ -60,14 +61,14 @@ class FreeBaseline:
 def fastest_free(model: nn.Module, inputs: Any, target: Target, seconds: float = 30.0) -> FreeBaseline:
     """Measures the free variants beside the eager model, for about `seconds` in all, and compiling on top.
 
-    A variant counts as faster only if the interval of its speed-up lies above 1.
+    A variant counts as faster only by the verdict of its measurement.
     """
     variants, eager = free_variants(model, inputs, target), _eager(model, target)
     share = seconds / (len(variants.models) + 1)
     measured = {
         name: measure_latency(variant, eager, inputs, target, share) for name, variant in variants.models.items()
     }
-    faster = [name for name, latency in measured.items() if latency.speedup_low > 1]
+    faster = [name for name, latency in measured.items() if latency.verdict is Verdict.FASTER]
     if not faster:
         untouched = measure_latency(eager, eager, inputs, target, share)
         return FreeBaseline(EAGER, untouched, measured, variants.skipped)

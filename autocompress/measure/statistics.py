@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -87,15 +86,15 @@ def figures(
         speedup_low=low,
         speedup_high=high,
         resolution=resolution,
-        verdict=verdict(speedup, low, high, resolution),
+        verdict=verdict(low, high, resolution),
     )
 
 
-def verdict(speedup: float, low: float, high: float, resolution: float) -> Verdict:
-    """A tie when the interval holds 1, or when the speedup is no farther from 1 than the A/A run came."""
-    if low <= 1 <= high or abs(math.log(speedup)) <= math.log1p(resolution):
-        return Verdict.TIE
-    return Verdict.FASTER if speedup > 1 else Verdict.SLOWER
+def verdict(low: float, high: float, resolution: float) -> Verdict:
+    """Faster or slower when the whole interval is farther from 1 than the A/A run came, else a tie."""
+    if low > 1 + resolution:
+        return Verdict.FASTER
+    return Verdict.SLOWER if high < 1 / (1 + resolution) else Verdict.TIE
 
 
 def round_ratios(own: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:

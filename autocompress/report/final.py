@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from autocompress.damage import Damage
+from autocompress.final import Final
 from autocompress.limits import Scores, show_ms, target_suffix
 from autocompress.measure.roofline import gap_closed
+from autocompress.measure.statistics import Verdict, verdict
 from autocompress.run import Run, Trial
 
 
@@ -17,23 +19,31 @@ def final_lines(run: Run, trial: Trial) -> list[str]:
     """
     if trial.final is None:
         return []
-    lines = [_again(trial.scores, trial.final.scores, target, run) for target in run.config.targets]
-    if trial.final.damage is not None:
-        lines += Damage.from_plain(trial.final.damage).lines()
-    lines += _inside(trial.final.explanations, trial.final.representations)
+    final = trial.final
+    lines = [_again(trial.scores, final.scores, target, run) for target in run.config.targets]
+    lines += _broken_limits(run, final)
+    if final.damage is not None:
+        lines += Damage.from_plain(final.damage).lines()
+    lines += _inside(final.explanations, final.representations)
     for target, found in run.surroundings.items():
-        own = trial.final.scores[f"speedup{target_suffix(target, run.config.targets)}"]
-        lines += [_free(target, found["free"], own), *_bound(target, found, own)]
-    return lines + [_cost(target, cost) for target, cost in trial.final.costs.items()]
+        end = target_suffix(target, run.config.targets)
+        lines += [_free(target, found["free"], final.scores, end), *_bound(target, found, final.scores, end)]
+    return lines + [_cost(target, cost) for target, cost in final.costs.items()]
+
+
+def verdict_of(scores: Scores, end: str = "") -> Verdict:
+    """What the scores of a target say; `end` is how those of a further target end."""
+    low, high, resolution = (scores[f"{name}{end}"] for name in ("speedup_low", "speedup_high", "resolution"))
+    return verdict(low, high, resolution)
 
 
 def _cost(target: str, found: dict[str, Any]) -> str:
     if "cost" not in found:
         return f"What it computes on {target} is not known: {found['unknown']}."
     cost = found["cost"]
-    macs, unseen = cost["macs"], "".join(f"; {note}" for note in cost["unseen"])
-    counted = "an unknown number of" if macs is None else f"{macs:,}"
-    return f"A batch on {target} takes {counted} multiply-adds in {cost['launches']} operators{unseen}."
+    if cost["macs"] is None:
+        return f"What it computes on {target} is not known: {'; '.join(cost['unseen'])}."
+    return f"A batch on {target} takes {cost['macs']:,} multiply-adds in {cost['launches']} operators."
 
 
 def _again(searched: Scores, final: Scores, target: str, run: Run) -> str:
@@ -41,33 +51,53 @@ def _again(searched: Scores, final: Scores, target: str, run: Run) -> str:
     end = target_suffix(target, run.config.targets)
     now, low, high = (final[f"{name}{end}"] for name in ("speedup", "speedup_low", "speedup_high"))
     difference = now / searched[f"speedup{end}"] - 1
-    versus = "more" if difference > 0 else "less"
     return (
-        f"Speedup on {target}: {now:.2f}x ({low:.2f}-{high:.2f}), {abs(difference):.1%} {versus} than the search saw."
+        f"Latency on {target}: {show_ms(final[f'latency_ms{end}'])}, and the baseline's"
+        f" {show_ms(final[f'baseline_latency_ms{end}'])} beside it: {verdict_of(final, end)}, {now:.2f}x"
+        f" ({low:.2f}-{high:.2f}), {abs(difference):.1%} {'more' if difference > 0 else 'less'} than the search saw."
     )
 
 
-def _free(target: str, free: dict[str, Any], own: float) -> str:
+def _broken_limits(run: Run, final: Final) -> list[str]:
+    """Those on time that the search saw met and that do not hold any more."""
+    baseline = run.finals[run.baseline.number].scores if run.baseline.number in run.finals else run.baseline.scores
+    timed = [limit for limit in run.limits if limit.subject in ("latency", "speedup")]
+    return [
+        f"This time it misses a limit: {limit.miss(final.scores, baseline)}."
+        for limit in timed
+        if limit.violation(final.scores, baseline) > 0
+    ]
+
+
+def _free(target: str, free: dict[str, Any], final: Scores, end: str) -> str:
     """Beside what the untouched model gains without compression."""
-    speedup = free["latency"]["speedup"]
     if free["name"] == "eager":
+        if not free["others"]:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in free["skipped"].items())
+            return f"No free acceleration could be had for the untouched model on {target}: {reasons}."
         return f"Free acceleration makes the untouched model no faster on {target}."
-    versus = "faster" if own > speedup else "slower"
-    return (
-        f"The untouched model with {free['name']}, which costs nothing, is {speedup:.2f}x as fast on {target}:"
-        f" this one is {own / speedup:.2f}x of that, {versus}."
+    theirs, low, high = (free["latency"][name] for name in ("speedup", "speedup_low", "speedup_high"))
+    said = (
+        f"The untouched model with {free['name']}, which costs nothing, is {theirs:.2f}x as fast on {target}: this one"
     )
+    if final[f"speedup_low{end}"] > high:
+        return f"{said} is {final[f'speedup{end}'] / theirs:.2f}x of that, faster."
+    if final[f"speedup_high{end}"] < low:
+        return f"{said} is {final[f'speedup{end}'] / theirs:.2f}x of that, slower."
+    return f"{said} is as fast as that."
 
 
-def _bound(target: str, found: dict[str, Any], own: float) -> list[str]:
+def _bound(target: str, found: dict[str, Any], final: Scores, end: str) -> list[str]:
     """How far from the limit of the hardware."""
     if "bounds" not in found["baseline"]:
         return [f"The hardware's bound on {target} is not known: {found['baseline']['unknown']}"]
-    bounds, baseline_ms = found["baseline"]["bounds"], found["free"]["latency"]["baseline_latency_ms"]
-    closed = gap_closed(baseline_ms, baseline_ms / own, bounds["fused_ms"])
-    gap = "" if closed is None else f"; of the gap this one closes {closed:.0%}"
+    bounds, baseline_ms = found["baseline"]["bounds"], final[f"baseline_latency_ms{end}"]
+    closed = gap_closed(baseline_ms, final[f"latency_ms{end}"], bounds["fused_ms"])
+    gap = (
+        "" if closed is None or verdict_of(final, end) is Verdict.TIE else f"; of the gap this one closes {closed:.0%}"
+    )
     return [
-        f"On {target} the untouched model takes {show_ms(baseline_ms)}, held back by {bounds['binding']};"
+        f"What holds the untouched model back on {target} is {bounds['binding']};"
         f" the hardware's bound for it is {show_ms(bounds['fused_ms'])}{gap}."
     ]
 

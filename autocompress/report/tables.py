@@ -7,10 +7,10 @@ from rich.table import Table
 
 from autocompress.errors import NothingFits
 from autocompress.limits import Scores, show_bytes, show_ms, target_suffix
-from autocompress.measure.statistics import Verdict, verdict
+from autocompress.measure.statistics import Verdict
 from autocompress.recipe import Recipe
 from autocompress.report.data import failures, status_data
-from autocompress.report.final import final_lines
+from autocompress.report.final import final_lines, verdict_of
 from autocompress.run import Run, Trial
 
 
@@ -52,7 +52,7 @@ def print_best(run: Run, best: Trial, console: Console) -> None:
         table.add_row(f"latency {target}", *map(show_ms, latency), speedup)
     console.print(table)
     if best.final is None:
-        _say(console, "not judged on the test split: a search judges the front of its own limits")
+        _say(console, "not judged once more: a search does that for the front of its own limits, or says why it cannot")
     else:
         _say(console, "Judged once more, in a fresh process and on the test split:")
     for line in final_lines(run, best):
@@ -98,10 +98,8 @@ def _table(run: Run, trials: list[Trial]) -> Table:
 
 def _interval(scores: Scores, end: str = "") -> str:
     """`1.27-1.33`, and in words when that is no gain; `end` is how the scores of a further target end."""
-    speedup, low, high, resolution = (
-        scores[f"{name}{end}"] for name in ("speedup", "speedup_low", "speedup_high", "resolution")
-    )
-    found = verdict(speedup, low, high, resolution)
+    found = verdict_of(scores, end)
+    low, high = scores[f"speedup_low{end}"], scores[f"speedup_high{end}"]
     return f"{low:.2f}-{high:.2f}{'' if found is Verdict.FASTER else f', {found}'}"
 
 

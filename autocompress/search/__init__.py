@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -67,10 +68,10 @@ def search(
         raise InvalidInput(f"the folder of runs must not have '?', '%' or '#' in its name, but got {str(runs)!r}")
     if isinstance(limits, str):
         raise InvalidInput(f"limits are a list of texts, but got the text {limits!r}")
-    if latency_seconds <= 0:
+    if not 0 < latency_seconds < math.inf:
         raise InvalidInput(f"latency_seconds must be above 0, but got {latency_seconds}")
-    if hardware_seconds < 0:
-        raise InvalidInput(f"hardware_seconds must be at least 0, but got {hardware_seconds}")
+    if not 0 <= hardware_seconds < math.inf:
+        raise InvalidInput(f"hardware_seconds must be a number of at least 0, but got {hardware_seconds}")
     if workers is not None and workers < 1:
         raise InvalidInput(f"workers must be at least 1, but got {workers}")
     if limits is None:

@@ -98,8 +98,11 @@ class Display:
         if self._baseline is None and outcome.scored:
             self._baseline = outcome.scores
 
-    def not_judged(self, reason: str) -> None:
-        self._console.print(f"the test split could not be scored, so the front is reported without it: {reason}")
+    def not_judged(self, number: int, reason: str) -> None:
+        self._console.print(
+            f"trial {number} could not be judged once more: {reason}; it is reported without, and the same command"
+            " tries again"
+        )
 
     def no_surroundings(self, reason: str) -> None:
         self._console.print(f"the hardware's limits are not known: {reason}")

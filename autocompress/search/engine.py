@@ -141,7 +141,7 @@ def run_search(settings: Settings) -> Run:
 
 def _run(search: Search, settings: Settings, folder: RunFolder, display: Display) -> None:
     """All in one session of Ray, which is not started for a run that has everything."""
-    if search.done and not unjudged(folder):
+    if search.done and not (unjudged(folder) or unseen_hardware(settings, folder)):
         return
     ray_environment.prepare()
     from autocompress.search.ray_session import run_trials, session
@@ -160,6 +160,12 @@ def unjudged(folder: RunFolder) -> list[int]:
     return [n for n in sorted({run.baseline.number, *run.front.index}) if n not in run.finals] if run.scored else []
 
 
+def unseen_hardware(settings: Settings, folder: RunFolder) -> bool:
+    """Whether the hardware's limits are wanted and not known."""
+    run = Run(folder.path)
+    return bool(settings.hardware_seconds and run.scored and not run.surroundings)
+
+
 def judge_finalists(context: TrialContext, settings: Settings, folder: RunFolder, display: Display) -> None:
     """Baseline and front once more, in a fresh process and on the test split; each trial once.
 
@@ -168,16 +174,20 @@ def judge_finalists(context: TrialContext, settings: Settings, folder: RunFolder
     from autocompress.search.ray_session import judging
 
     missing = unjudged(folder)
-    if not missing:
+    if not missing and not unseen_hardware(settings, folder):
         return
-    with judging(context, settings.limits, folder.log_file) as judge:
-        surroundings = look_around(judge, settings, folder, display)
-        for number in display.judging(missing):
-            final = judge(number, surroundings)
-            if isinstance(final, str):
-                display.not_judged(final)
-                break
-            folder.write_final(number, final)
+    try:
+        with judging(context, settings.limits, folder.log_file) as judge:
+            surroundings = look_around(judge, settings, folder, display)
+            for number in display.judging(missing):
+                final = judge(number, surroundings)
+                if isinstance(final, str):
+                    folder.event("not judged", trial=number, reason=final)
+                    display.not_judged(number, final)
+                else:
+                    folder.write_final(number, final)
+    except KeyboardInterrupt:
+        display.interrupted()
 
 
 def look_around(judge: JudgeProcess, settings: Settings, folder: RunFolder, display: Display) -> dict[str, Any]:

@@ -118,10 +118,19 @@ def _check_same(path: Path, record: RunRecord, config: RunConfig) -> None:
         raise RunError(f"run {str(path)!r} was made with another model, data or metrics: choose another --name")
     for name in ("space", "limits", "targets", "seed", "methods"):
         if getattr(old_config, name) != getattr(config, name):
+            values = ""
+            if name in ("targets", "seed", "limits"):
+                values = f", {_shown(getattr(old_config, name))} and not {_shown(getattr(config, name))}"
             way_out = "choose another --name"
             if name == "limits":
                 way_out += f", or select from it without searching: autocompress best {path} --limit '...'"
-            raise RunError(f"run {str(path)!r} was made with different {name} (see its {CONFIG_FILE}): {way_out}")
+            raise RunError(
+                f"run {str(path)!r} was made with different {name}{values} (see its {CONFIG_FILE}): {way_out}"
+            )
+
+
+def _shown(value: Any) -> str:
+    return (", ".join(value) or "none") if isinstance(value, tuple) else str(value)
 
 
 def _record(settings: Settings) -> RunRecord:

@@ -92,7 +92,7 @@ def test_both_latencies_are_kept_and_the_difference_is_told(run: Run) -> None:
     assert set(final) == {f"{name}{end}" for name in FIGURES for end in ("", "[cpu@64x2]")}
     assert final["speedup"] != searched["speedup"]
     difference = final["speedup"] / searched["speedup"] - 1
-    [line] = [line for line in final_lines(run, run.trial(1)) if line.startswith("Speedup on cpu@1:")]
+    [line] = [line for line in final_lines(run, run.trial(1)) if line.startswith("Latency on cpu@1:")]
     assert line.endswith(f" {abs(difference):.1%} {'more' if difference > 0 else 'less'} than the search saw.")
 
 

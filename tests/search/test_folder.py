@@ -87,11 +87,15 @@ def other_model() -> nn.Module:
     ("change", "message"),
     [
         ({"space": SearchSpace()}, r"different space \(see its config.yaml\): choose another --name$"),
-        ({"seed": 1}, r"different seed \(see its config.yaml\): choose another --name$"),
-        ({"targets": (Target("cpu", 8),)}, r"different targets \(see its config.yaml\): choose another --name$"),
+        ({"seed": 1}, r"different seed, 0 and not 1 \(see its config.yaml\): choose another --name$"),
+        (
+            {"targets": (Target("cpu", 8),)},
+            r"different targets, cpu@1 and not cpu@8 \(see its config.yaml\): choose another --name$",
+        ),
         (
             {"limits": parse_limits(["size <= 2 MB"], [ACCURACY])},
-            r"different limits \(see its config.yaml\): choose another --name, or select from it without searching:"
+            r"different limits, accuracy_drop <= 1%, size <= 1 MB and not size <= 2 MB \(see its config.yaml\):"
+            r" choose another --name, or select from it without searching:"
             r" autocompress best .*mine --limit '...'$",
         ),
     ],
