@@ -139,9 +139,9 @@ def train_recipe(
     return work
 
 
-def finalize(trained: Compression, target: Target) -> Compressed:
-    """What ships to the target's device. `trained` stays as it is, so that it can be finalized for another device."""
-    work = copy.deepcopy(trained)
+def finalize(trained: Compression, target: Target, *, keep: bool = False) -> Compressed:
+    """What ships to the target's device. With `keep`, `trained` can be finalized once more, for another device."""
+    work = copy.deepcopy(trained) if keep else trained
     work.finalize(target)
     return Compressed(work.model.eval(), tuple(work.steps), work.student, tuple(work.changes))
 

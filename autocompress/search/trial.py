@@ -106,7 +106,8 @@ class TrialRunner:
             seed=context.seed,
             on_step=self._on_step,
         )
-        compressed = {first: finalize(trained, first) for first, *_ in by_device(context.targets)}
+        firsts = [first for first, *_ in by_device(context.targets)]
+        compressed = {first: finalize(trained, first, keep=first is not firsts[-1]) for first in firsts}
         worked = time.monotonic() - start
         for first, what_ships in compressed.items():
             self._write(device_folder(folder, first.device, context.targets[0].device), what_ships, recipe, first)

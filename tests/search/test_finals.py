@@ -128,7 +128,7 @@ def test_the_hardwares_limits_and_free_acceleration_stand_beside_each_target(run
         assert found["limits"]["threads"] == threads
         batch = 1 if target == "cpu@1" else 64
         assert found["baseline"]["cost"]["macs"] == batch * (8 * 16 + 16 * 3)
-        assert 0 < found["baseline"]["bounds"]["fused_ms"] < found["free"]["latency"]["baseline_latency_ms"]
+        assert found["baseline"]["bounds"]["fused_ms"] > 0
         assert run.finals[1].costs[target]["cost"]["macs"] == batch * (8 * 4 + 4 * 3)
         assert run.finals[1].costs[target]["bounds"]["compute_ms"] < found["baseline"]["bounds"]["compute_ms"]
     lines = final_lines(run, run.trial(1))

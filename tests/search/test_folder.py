@@ -191,6 +191,7 @@ def test_a_driver_that_fails_lets_go_of_the_run(settings: Settings) -> None:
 
 
 def test_finals_and_surroundings_are_read_back(settings: Settings) -> None:
+    surroundings = {"limits": {}, "baseline": {"unknown": "why"}, "free": {}}
     finals = {
         0: Final({"accuracy": 0.9}, {"speedup": 1.0}, {}, {}, {}),
         12: Final({"accuracy": 0.8}, {"speedup": 2.0}, {}, {}, {}, {}),
@@ -198,11 +199,11 @@ def test_finals_and_surroundings_are_read_back(settings: Settings) -> None:
     with open_run(settings) as folder:
         for number, final in finals.items():
             folder.write_final(number, final)
-        folder.write_surroundings({"cpu@1": {"baseline": {"unknown": "why"}}})
+        folder.write_surroundings({"cpu@1": surroundings})
     run = Run(settings.run)
     assert run.finals == finals
     assert run.test_scores == {0: {"accuracy": 0.9}, 12: {"accuracy": 0.8}}
-    assert run.surroundings == {"cpu@1": {"baseline": {"unknown": "why"}}}
+    assert run.surroundings == {"cpu@1": surroundings}
 
 
 def test_a_run_that_lost_its_study_is_refused(settings: Settings) -> None:

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from autocompress import ACCURACY, Artifact, Metric, Recipe, Step, Target, Task
+from autocompress import ACCURACY, Artifact, Metric, Recipe, Recovery, Step, Target, Task
+from autocompress.compress import finalize, resolve, train_recipe
 from autocompress.folders import device_folder, trial_folder
 from autocompress.outcome import Outcome
+from autocompress.plugins import registry
 from autocompress.run import Trial
 from autocompress.search.shipped import by_device, worst
 from autocompress.search.trial import TrialContext, TrialRunner
+from autocompress.testing_tasks import images
 
 TARGETS = (Target("cpu"), Target("cpu:0", 8), Target("cpu", 4))
 PACKED = Recipe(steps=(Step(method="int8_weight_only"),))
@@ -45,6 +48,16 @@ def test_each_target_is_measured_and_the_size_is_the_largest(ended: tuple[Path, 
     assert {"latency_ms", "latency_ms[cpu:0@8]", "latency_ms[cpu@4]"} <= set(outcome.scores)
     sizes = [Artifact(path).size_bytes for path in (folder, folder / "cpu-0")]
     assert outcome.scores["size_bytes"] == max(sizes)
+
+
+def test_a_trained_model_can_be_finalized_for_one_device_after_another() -> None:
+    recipe = Recipe(steps=(Step(method="int8_weight_only"),), recovery=Recovery(epochs=1))
+    task, plugins = images(), registry()
+    trained = train_recipe(task, resolve(recipe, plugins, task), registry=plugins, target=TARGETS[0])
+    first, second = (finalize(trained, target, keep=keep) for target, keep in ((TARGETS[0], True), (TARGETS[1], False)))
+    inputs = task.inputs(4)
+    with torch.no_grad():
+        assert torch.equal(first.model(inputs), second.model(inputs))
 
 
 def test_the_first_targets_device_comes_first() -> None:
