@@ -150,8 +150,9 @@ def _run(search: Search, settings: Settings, folder: RunFolder, display: Display
     with session(settings.workers):
         if not search.done:
             run_trials(search, context, settings.workers, folder.log_file)
-        if search.error is None:
-            judge_finalists(context, settings, folder, display)
+        if search.error is None:  # who pressed Ctrl-C does not wait for what the hardware can do
+            wanted = replace(settings, hardware_seconds=0) if search.unfinished else settings
+            judge_finalists(context, wanted, folder, display)
 
 
 def unjudged(folder: RunFolder) -> list[int]:

@@ -174,7 +174,7 @@ def test_a_test_split_that_cannot_be_scored_costs_only_its_scores(
         hardware_seconds=0,
     )
     assert list(run.trials["state"]) == ["ok"] and run.test_scores == {}
-    told = "the test split could not be scored, so the front is reported without it: NotANumber: the model's"
+    told = "trial 0 could not be judged once more: NotANumber: the model's outputs must be numbers, but hold NaN"
     assert told in capsys.readouterr().err
 
 
