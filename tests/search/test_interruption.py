@@ -85,7 +85,7 @@ def test_ctrl_c_ends_with_what_there_is_and_the_same_command_continues(folder: P
     assert "Traceback" not in err
     assert "the same command continues" in err
     done = json.loads(out)["trials"]
-    assert 4 <= done < 400
+    assert 3 <= done < 400  # what the fourth left may not have been told yet; the next call adopts it
     assert TrialState.RUNNING not in states(folder)
     before = finished_trials(folder)
     assert finish(folder, plugin_site, done + 2)["trials"] == done + 2
