@@ -17,6 +17,21 @@ torch.set_num_threads(1)
 
 collect_ignore = ["third_party_plugin"]  # its tests run where it is installed: see test_third_party_plugin.py
 
+LONGEST = (
+    "search/test_search.py", "search/test_interruption.py", "test_third_party_plugin.py", "measure/test_two_searches.py",
+    "search/test_finals.py", "contract/test_contract_of_compiled.py", "contract/test_contract_of_exported.py",
+    "plugins/test_acceleration.py", "plugins/test_onnx.py", "contract/",
+)  # fmt: skip
+"""Files that start first, so that the processes which share the tests end together. Searches wait more than they work."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # xdist would begin with the files that have the most tests
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: next((n for n, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST)))
+
 
 def tiny_model() -> nn.Module:
     """8 features -> 3 classes."""

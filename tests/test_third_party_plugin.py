@@ -66,7 +66,7 @@ def test_its_method_takes_part_in_a_search(installed: Path) -> None:
         )
         budget = autocompress.Budget(trials=3)
         run = autocompress.search(
-            task, space=space, budget=budget, limits=[], target="cpu@1", progress=False,
+            task, space=space, budget=budget, limits=[], target="cpu@1", workers=1, progress=False,
             latency_seconds=0.1, hardware_seconds=0,
         )
         print(run.trials[run.trials["recipe"].str.contains("half_weights")]["state"].iloc[0])

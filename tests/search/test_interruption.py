@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
@@ -18,12 +19,6 @@ from optuna.trial import TrialState
 
 ROOT = Path(__file__).parents[2]
 SPACE = "methods: {faulty: {fault: [none, pause]}}\n"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "space.yaml").write_text(SPACE)
-    return tmp_path
 
 
 def command(folder: Path, trials: int) -> list[str]:
@@ -76,39 +71,72 @@ def finished_trials(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in trials.glob("[0-9]*")}
 
 
-def test_ctrl_c_ends_with_what_there_is_and_the_same_command_continues(folder: Path, plugin_site: Path) -> None:
+@dataclass(frozen=True)
+class Story:
+    """One search that is stopped by Ctrl-C, continued, killed, and continued to its end."""
+
+    refused: str
+    """What a second driver was told while the first one ran."""
+    stopped: dict[str, object]
+    """The result after Ctrl-C."""
+    told: str
+    """And what stood on stderr."""
+    states: tuple[list[TrialState], ...]
+    """Of all trials: after Ctrl-C, and at the end."""
+    finished: tuple[dict[str, int], ...]
+    """Trials' folders and when they were written: after Ctrl-C, after the kill, and at the end."""
+    ended: dict[str, object]
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory, plugin_site: Path) -> Story:
+    folder = tmp_path_factory.mktemp("story")
+    (folder / "space.yaml").write_text(SPACE)
     with started(folder, plugin_site, 400) as process:
-        wait_for_trials(folder, 4)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    assert "Traceback" not in err
-    assert "the same command continues" in err
-    done = json.loads(out)["trials"]
-    assert 4 <= done < 400
-    assert TrialState.RUNNING not in states(folder)
-    before = finished_trials(folder)
-    assert finish(folder, plugin_site, done + 2)["trials"] == done + 2
-    assert before.items() <= finished_trials(folder).items()
-
-
-def test_after_kill_9_nothing_finished_is_run_again(folder: Path, plugin_site: Path) -> None:
-    with started(folder, plugin_site, 400) as process:
-        wait_for_trials(folder, 4)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-    before = finished_trials(folder)
-    target = len(before) + 3
-    assert finish(folder, plugin_site, target)["trials"] == target
-    assert before.items() <= finished_trials(folder).items()
-    assert TrialState.RUNNING not in states(folder)
-
-
-def test_a_second_driver_is_refused(folder: Path, plugin_site: Path) -> None:
-    with started(folder, plugin_site, 400):
         wait_for_trials(folder, 1)
         with started(folder, plugin_site, 400) as second:
-            _, err = second.communicate(timeout=100)
-    assert second.returncode == 1
-    assert err.strip().splitlines()[-1].startswith("error: run ")
-    assert "is in use by another search" in err
+            _, refused = second.communicate(timeout=200)
+        assert second.returncode == 1
+        wait_for_trials(folder, 4)
+        process.send_signal(signal.SIGINT)
+        out, told = process.communicate(timeout=60)
+    assert process.returncode == 0, told
+    stopped, states_then, after_ctrl_c = json.loads(out), states(folder), finished_trials(folder)
+    with started(folder, plugin_site, 400) as process:
+        wait_for_trials(folder, len(after_ctrl_c) + 2)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    after_kill = finished_trials(folder)
+    ended = finish(folder, plugin_site, len(after_kill) + 3)
+    finished = (after_ctrl_c, after_kill, finished_trials(folder))
+    return Story(refused, stopped, told, (states_then, states(folder)), finished, ended)
+
+
+def test_a_second_driver_is_refused(story: Story) -> None:
+    last = story.refused.strip().splitlines()[-1]
+    assert last.startswith("error: run ")
+    assert "is in use by another search" in last
+
+
+def test_ctrl_c_ends_with_what_there_is(story: Story) -> None:
+    assert "Traceback" not in story.told
+    assert "the same command continues" in story.told
+    trials = story.stopped["trials"]
+    assert isinstance(trials, int) and 4 <= trials < 400
+
+
+def test_after_ctrl_c_the_same_command_continues(story: Story) -> None:
+    after_ctrl_c, after_kill, _ = story.finished
+    assert after_ctrl_c.items() <= after_kill.items()
+    assert len(after_kill) >= len(after_ctrl_c) + 2
+
+
+def test_after_kill_9_nothing_finished_is_run_again(story: Story) -> None:
+    _, after_kill, at_the_end = story.finished
+    assert story.ended["trials"] == len(after_kill) + 3
+    assert after_kill.items() <= at_the_end.items()
+
+
+def test_no_trial_is_left_as_if_it_ran(story: Story) -> None:
+    for states_then in story.states:
+        assert TrialState.RUNNING not in states_then

@@ -6,10 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
+import pandas as pd
 import pytest
 import torch
 from optuna.trial import TrialState
@@ -19,21 +20,22 @@ from tests.conftest import tiny_data, tiny_model
 
 pytestmark = pytest.mark.usefixtures("faulty")
 
-SPACE = SearchSpace(methods={"faulty": {"fault": ["none", "raise", "nan", "kill"]}})
+FAULTS = ("raise", "nan", "kill", "hang", "exit", "nothing")
+SPACE = SearchSpace(methods={"faulty": {"fault": ["none", *FAULTS]}})
 
 
 def recipe(fault: str, n: int) -> Recipe:
     return Recipe(steps=(Step(method="faulty", params={"fault": fault, "n": n}),))
 
 
-GOOD = [recipe("none", n) for n in range(16)]
-BAD = [recipe(fault, 7) for fault in ("raise", "nan", "kill")]
+GOOD = [recipe("none", n) for n in range(13)]
+BAD = [recipe(fault, 7) for fault in FAULTS]
 
 
 def run_twenty(task: Task, folder: Path, trials: int = 20) -> Run:
-    """A baseline, 16 good recipes and 3 that fail, two at a time."""
+    """A baseline, 13 good recipes and 6 that fail, two at a time."""
     recipes = [*GOOD[:3], *BAD, *GOOD[3:]]
-    budget = Budget(trials=trials)
+    budget = Budget(trials=trials, minutes_per_trial=0.5)
     return search(
         task,
         space=SPACE,
@@ -70,12 +72,18 @@ def states(run: Run) -> list[TrialState]:
 
 def test_failures_end_as_causes_and_the_rest_as_results(twenty: Run) -> None:
     counts = twenty.trials["state"].value_counts().to_dict()
-    assert counts == {"ok": 17, "failed:raise": 1, "failed:nan": 1, "failed:killed": 1}
+    failed = {"raise": 2, "nan": 1, "killed": 1, "timeout": 1, "no_effect": 1}
+    assert counts == {"ok": 14} | {f"failed:{cause}": count for cause, count in failed.items()}
     assert TrialState.RUNNING not in states(twenty)
 
 
+def of_fault(run: Run, fault: str) -> pd.Series[Any]:
+    """The row of the trial that failed so."""
+    return run.trials[run.trials["recipe"].str.contains(f"fault={fault},")].iloc[0]
+
+
 def test_a_failure_names_method_plugin_and_cause_and_keeps_a_log(twenty: Run) -> None:
-    row = twenty.trials[twenty.trials["state"] == "failed:raise"].iloc[0]
+    row = of_fault(twenty, "raise")
     assert row["error"] == "RuntimeError: broken on purpose"
     assert (row["method"], row["plugin"]) == ("faulty", "faulty-plugin 1.5")
     log = twenty.path / "trials" / f"{row.name:05d}" / "log.txt"
@@ -83,9 +91,15 @@ def test_a_failure_names_method_plugin_and_cause_and_keeps_a_log(twenty: Run) ->
 
 
 def test_a_killed_worker_leaves_a_folder_that_says_so(twenty: Run) -> None:
-    row = twenty.trials[twenty.trials["state"] == "failed:killed"].iloc[0]
+    row = of_fault(twenty, "kill")
     assert "killed by a signal" in row["error"]
     assert (twenty.path / "trials" / f"{row.name:05d}" / "outcome.json").is_file()
+
+
+def test_a_trial_that_hangs_leaves_where_it_was(twenty: Run) -> None:
+    row = of_fault(twenty, "hang")
+    assert "took longer than 0.5 minutes" in row["error"]
+    assert "finalize" in (twenty.path / "trials" / f"{row.name:05d}" / "hang.txt").read_text()
 
 
 def test_a_trial_that_failed_does_not_share_its_process_with_the_next(twenty: Run) -> None:
@@ -137,55 +151,38 @@ def test_more_trials_run_only_what_is_new(twenty: Run, folder: Path) -> None:
     assert TrialState.RUNNING not in states(more)
 
 
-def test_hangs_exits_and_no_ops_end_as_causes(tmp_path: Path) -> None:
-    space = SearchSpace(methods={"faulty": {"fault": ["none", "hang", "exit", "nothing"]}})
-    recipes = [recipe(fault, 1) for fault in ("hang", "exit", "nothing", "none")]
-    run = search(
-        module_task(),
-        space=space,
-        recipes=recipes,
-        budget=Budget(trials=5, minutes_per_trial=0.1),
-        runs=tmp_path,
-        limits=[],
-        target="cpu@1",
-        latency_seconds=0.05,
-        hardware_seconds=0,
-    )
-    counts = run.trials["state"].value_counts().to_dict()
-    assert counts == {"ok": 2, "failed:timeout": 1, "failed:raise": 1, "failed:no_effect": 1}
-    hung = run.trials[run.trials["state"] == "failed:timeout"].iloc[0]
-    assert "took longer than 0.1 minutes" in hung["error"]
-    assert "finalize" in (run.path / "trials" / f"{hung.name:05d}" / "hang.txt").read_text()
+CHATTY = """
+import tests.search.searching
+
+print("hello")
+
+def task():
+    found = tests.search.searching.task()
+    found.test.tensors[0][5] = float("nan")
+    return found
+"""
 
 
-def test_a_test_split_that_cannot_be_scored_costs_only_its_scores(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    spoilt = tiny_data(32, 3)
-    spoilt.tensors[0][5] = float("nan")
-    task = replace(module_task(), test=spoilt)
-    run = search(
-        task,
-        space=SPACE,
-        budget=Budget(trials=1),
-        runs=tmp_path,
-        limits=[],
-        latency_seconds=0.05,
-        hardware_seconds=0,
-    )
-    assert list(run.trials["state"]) == ["ok"] and run.test_scores == {}
-    told = "trial 0 could not be judged once more: NotANumber: the model's outputs must be numbers, but hold NaN"
-    assert told in capsys.readouterr().err
-
-
-def test_what_a_task_file_prints_is_no_part_of_the_json(tmp_path: Path) -> None:
-    (tmp_path / "chatty.py").write_text("from tests.search.searching import task\nprint('hello')\n")
-    ended = subprocess.run(
+@pytest.fixture(scope="module")
+def chatty(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """The command line on a task file that prints, and whose test split cannot be scored."""
+    where = tmp_path_factory.mktemp("chatty")
+    (where / "chatty.py").write_text(CHATTY)
+    return subprocess.run(
         [sys.executable, "-m", "autocompress", "search", "chatty.py:task", "--space", "quickstart", "--trials", "1",
-         "--latency-seconds", "0.05", "--hardware-seconds", "0", "--json"],
-        capture_output=True, text=True, timeout=240, cwd=tmp_path,
+         "--workers", "1", "--latency-seconds", "0.05", "--hardware-seconds", "0", "--json"],
+        capture_output=True, text=True, timeout=240, cwd=where,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout)["trials"]
-    assert "hello" in ended.stderr
+
+
+def test_what_a_task_file_prints_is_no_part_of_the_json(chatty: subprocess.CompletedProcess[str]) -> None:
+    assert chatty.returncode == 0, chatty.stderr
+    assert json.loads(chatty.stdout)["trials"] == 1
+    assert "hello" in chatty.stderr
+
+
+def test_a_test_split_that_cannot_be_scored_costs_only_its_scores(chatty: subprocess.CompletedProcess[str]) -> None:
+    assert json.loads(chatty.stdout)["best"]["test_scores"] == {}
+    told = "trial 0 could not be judged once more: NotANumber: the model's outputs must be numbers, but hold NaN"
+    assert told in chatty.stderr
