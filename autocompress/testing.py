@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.artifact import load_model, shipped_files, write_model
-from autocompress.compress import Compressed, compress, fill, resolve, unpack
+from autocompress.compress import COMPARED_SAMPLES, Compressed, compress, fill, resolve, unpack
 from autocompress.data import batches
 from autocompress.effect import byte_count, output_error, outputs, structure
 from autocompress.leaves import leaves
@@ -198,7 +198,7 @@ class MethodContract:
     ) -> None:
         other = _with_other_weights(task.source(compressed.student))
         model = load_model(saved, other, _alone(method), self.target, native_code=True)
-        inputs = to_device(task.inputs(8), self.target.torch_device)
+        inputs = to_device(task.inputs(COMPARED_SAMPLES), self.target.torch_device)
         error = output_error(outputs(model, inputs), outputs(compressed.model, inputs))
         assert error <= method.reload_error, f"{method.name}: outputs differ by {error:.2g} after saving and loading"
 
@@ -274,7 +274,7 @@ def _is_pickle(content: bytes) -> bool:
 def _outputs(model: nn.Module, task: Task, target: Target | None = None) -> Any:
     device = target.torch_device if target else torch.device("cpu")
     with torch.no_grad():
-        return to_device(call(model.eval(), to_device(task.inputs(8), device)), torch.device("cpu"))
+        return to_device(call(model.eval(), to_device(task.inputs(COMPARED_SAMPLES), device)), torch.device("cpu"))
 
 
 def _tensors(value: Any) -> list[Tensor]:

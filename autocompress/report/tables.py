@@ -23,7 +23,8 @@ def output() -> Console:
 def print_result(run: Run, console: Console | None = None) -> None:
     """The front, and the model that fits the limits beside the baseline."""
     console = console or output()
-    console.print(f"Front of {len(run.all_trials)} trials, latency on {run.config.targets[0]}:", highlight=False)
+    where = ", ".join(run.config.targets)
+    console.print(f"Front of {len(run.all_trials)} trials, latency on {where}:", highlight=False)
     console.print(_table(run, [run.trial(int(number)) for number in run.front.index]))
     print_failures(run, console)
     try:
@@ -83,20 +84,36 @@ def print_status(run: Run, console: Console) -> None:
 
 
 def _table(run: Run, trials: list[Trial]) -> Table:
-    name = run.objective.name
+    """A row a trial; where latency is measured on several targets, each has its columns."""
+    name, targets = run.objective.name, run.config.targets
     table = Table(box=None, pad_edge=False)
-    for header in ("trial", name, f"test {name}", "size", "latency", "speedup", "95 % interval"):
+    on = [f"latency {target}" for target in targets] if len(targets) > 1 else ["latency"]
+    times = [header for latency in on for header in (latency, "speedup", "95 % interval")]
+    for header in ("trial", name, f"test {name}", "size", *times):
         table.add_column(header, no_wrap=True)
     table.add_column("recipe", overflow="fold")
     for trial in trials:
         test = f"{trial.test_scores[name]:.4f}" if trial.test_scores else ""
-        quality, size, latency = trial.scores[name], trial.scores["size_bytes"], trial.scores["latency_ms"]
-        cells = (str(trial.number), f"{quality:.4f}", test, show_bytes(size), show_ms(latency))
-        table.add_row(*cells, f"{trial.scores['speedup']:.2f}x", _interval(trial.scores), str(trial.recipe))
+        quality = (f"{trial.scores[name]:.4f}", test, show_bytes(trial.scores["size_bytes"]))
+        table.add_row(str(trial.number), *quality, *_times(run, trial.scores), str(trial.recipe))
     return table
 
 
-def _interval(scores: Scores, end: str = "") -> str:
+def _times(run: Run, scores: Scores) -> list[str]:
+    """Latency, speedup and its interval on each target."""
+    ends = [target_suffix(target, run.config.targets) for target in run.config.targets]
+    return [
+        cell
+        for end in ends
+        for cell in (
+            show_ms(scores[f"latency_ms{end}"]),
+            f"{scores[f'speedup{end}']:.2f}x",
+            _interval(scores, end),
+        )
+    ]
+
+
+def _interval(scores: Scores, end: str) -> str:
     """`1.27-1.33`, and in words when that is no gain; `end` is how the scores of a further target end."""
     found = verdict_of(scores, end)
     low, high = scores[f"speedup_low{end}"], scores[f"speedup_high{end}"]

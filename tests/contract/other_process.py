@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from autocompress import Artifact, Target, testing_tasks
+from autocompress.compress import COMPARED_SAMPLES
 from autocompress.effect import output_error, outputs
 from autocompress.errors import first_line
 from autocompress.task import Task
@@ -37,7 +38,7 @@ def load_all(folder: Path, target: Target) -> dict[str, float | str]:
 
 def named_outputs(model: nn.Module, task: Task, target: Target) -> dict[str, torch.Tensor]:
     """All floating-point outputs for a few inputs, by their place."""
-    made = outputs(model, to_device(task.inputs(8), target.torch_device))
+    made = outputs(model, to_device(task.inputs(COMPARED_SAMPLES), target.torch_device))
     return {str(index): tensor.contiguous().clone() for index, tensor in enumerate(made)}
 
 

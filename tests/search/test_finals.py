@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from torch import Tensor
 
 from autocompress import ACCURACY, Budget, Metric, Recipe, Recovery, Run, SearchSpace, Step, Task, search
 from autocompress.damage import Damage
 from autocompress.measure.statistics import figures
 from autocompress.report.final import final_lines
+from autocompress.report.tables import print_result
 from autocompress.selection import time_ratios
 from tests.conftest import tiny_data, tiny_model
 
@@ -65,6 +68,16 @@ def test_each_target_has_its_own_figures_and_is_an_objective_of_its_own(run: Run
         assert {name, f"{name}[cpu@64x2]"} <= set(run.trials.columns)
     assert trial.scores["latency_ms[cpu@64x2]"] != trial.scores["latency_ms"]
     assert time_ratios(trial.scores) == [1 / trial.scores["speedup"], 1 / trial.scores["speedup[cpu@64x2]"]]
+
+
+def test_the_front_shows_each_target(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    print_result(run, Console(width=250))
+    said = capsys.readouterr().out
+    scores = run.trial(int(run.front.index[0])).scores
+    assert "latency on cpu@1, cpu@64x2:" in said
+    assert re.search(r"latency cpu@1 .*latency cpu@64x2 ", said)
+    for end in ("", "[cpu@64x2]"):
+        assert f" {scores[f'speedup{end}']:.2f}x " in said
 
 
 def test_a_trials_figures_can_be_had_again_from_its_raw_samples(run: Run) -> None:
