@@ -64,6 +64,10 @@ def search(
         float, typer.Option(help="A target, for its hardware's limits and free acceleration; 0: not at all.")
     ] = 20.0,
     seed: Annotated[int, typer.Option(help="Of the sampler and the training.")] = 0,
+    portfolio: Annotated[bool, typer.Option(help="Try first what was good for such models on such a device.")] = True,
+    like: Annotated[
+        list[Path] | None, typer.Option(help="A run on a similar task, whose front is tried next; may be repeated.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Search for compressed models; the same command again continues the run."""
@@ -87,6 +91,8 @@ def search(
             latency_seconds=latency_seconds,
             hardware_seconds=hardware_seconds,
             seed=seed,
+            portfolio=portfolio,
+            like=like or (),
         )
     _show(report.as_data(run), as_json, lambda: report.print_result(run, report.output()))
 

@@ -31,9 +31,10 @@ from autocompress.task import Model
 
 FORMAT = 1
 STUDY_NAME = "autocompress"
-RECIPE, OUTCOME, DUPLICATE_OF = "recipe", "outcome", "duplicate_of"
+RECIPE, PROPOSED, OUTCOME, DUPLICATE_OF = "recipe", "proposed", "outcome", "duplicate_of"
 """The user attributes of an Optuna trial."""
 RUN_FILE, CONFIG_FILE, ENV_FILE, STUDY_FILE = "run.json", "config.yaml", "env.json", "study.db"
+LEFT_OUT_FILE = "left_out.json"
 
 
 class MetricRecord(Document):
