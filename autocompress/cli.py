@@ -27,6 +27,9 @@ plugins_app = typer.Typer(no_args_is_help=True, help="Installed plugins.")
 app.add_typer(plugins_app, name="plugins")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+ExplainOption = Annotated[
+    bool, typer.Option("--explain", help="Tell why each trial was proposed, and why methods were left out.")
+]
 RunArgument = Annotated[Path, typer.Argument(help="The run's folder, like runs/digits.")]
 LimitOption = Annotated[list[str] | None, typer.Option("--limit", help="Like 'accuracy_drop <= 1%'; may be repeated.")]
 
@@ -68,6 +71,7 @@ def search(
     like: Annotated[
         list[Path] | None, typer.Option(help="A run on a similar task, whose front is tried next; may be repeated.")
     ] = None,
+    explain: ExplainOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Search for compressed models; the same command again continues the run."""
@@ -94,7 +98,13 @@ def search(
             portfolio=portfolio,
             like=like or (),
         )
-    _show(report.as_data(run), as_json, lambda: report.print_result(run, report.output()))
+
+    def show() -> None:
+        report.print_result(run, report.output())
+        if explain:
+            report.print_explanation(run, report.output())
+
+    _show(report.as_data(run), as_json, show)
 
 
 @app.command()
@@ -105,10 +115,17 @@ def status(run: RunArgument, as_json: AsJson = False) -> None:
 
 
 @app.command("report")
-def write_report(run: RunArgument, as_json: AsJson = False) -> None:
+def write_report(run: RunArgument, explain: ExplainOption = False, as_json: AsJson = False) -> None:
     """Draw a run as a page with pictures, report.html in its folder; a search does that at its end."""
-    path = report.write_page(Run(run))
-    _show({"report": str(path)}, as_json, lambda: print(path))
+    found = Run(run)
+    path = report.write_page(found)
+
+    def show() -> None:
+        print(path)
+        if explain:
+            report.print_explanation(found, report.output())
+
+    _show({"report": str(path), **(report.explanation_data(found) if explain else {})}, as_json, show)
 
 
 @app.command()

@@ -108,6 +108,14 @@ def test_trial_0_is_the_baseline_scored_the_same_way(twenty: Run) -> None:
     assert set(twenty.baseline.scores) == set(twenty.trial(int(twenty.front.index[0])).scores)
 
 
+def test_every_trial_says_why_and_so_does_the_diary(twenty: Run) -> None:
+    assert list(twenty.trials["proposed"]) == ["the baseline", *["given by the user"] * 19]
+    events = [json.loads(line) for line in (twenty.path / "events.jsonl").read_text().splitlines()]
+    diary = {event["trial"]: event["proposed"] for event in events if event["event"] == "started"}
+    assert {number: diary[number] for number in range(20)} == twenty.proposed
+    assert twenty.left_out == {}
+
+
 def test_the_front_and_the_baseline_are_scored_on_the_test_split(twenty: Run) -> None:
     assert set(twenty.test_scores) == {0, *twenty.front.index}
     assert twenty.trials["test_accuracy"].notna().sum() == len(twenty.test_scores)
@@ -187,5 +195,7 @@ def test_what_a_task_file_prints_is_no_part_of_the_json(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout)["trials"]
+    data = json.loads(ended.stdout)
+    assert data["trials"] and data["proposed"]["0"] == {"origin": "the baseline"}
+    assert "structured_magnitude" not in data["left_out"]
     assert "hello" in ended.stderr
