@@ -27,6 +27,9 @@ plugins_app = typer.Typer(no_args_is_help=True, help="Installed plugins.")
 app.add_typer(plugins_app, name="plugins")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+ExplainOption = Annotated[
+    bool, typer.Option("--explain", help="Tell why each trial was proposed, and why methods were left out.")
+]
 RunArgument = Annotated[Path, typer.Argument(help="The run's folder, like runs/digits.")]
 LimitOption = Annotated[list[str] | None, typer.Option("--limit", help="Like 'accuracy_drop <= 1%'; may be repeated.")]
 
@@ -64,6 +67,11 @@ def search(
         float, typer.Option(help="A target, for its hardware's limits and free acceleration; 0: not at all.")
     ] = 20.0,
     seed: Annotated[int, typer.Option(help="Of the sampler and the training.")] = 0,
+    portfolio: Annotated[bool, typer.Option(help="Try first what was good for such models on such a device.")] = True,
+    like: Annotated[
+        list[Path] | None, typer.Option(help="A run on a similar task, whose front is tried next; may be repeated.")
+    ] = None,
+    explain: ExplainOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Search for compressed models; the same command again continues the run."""
@@ -87,8 +95,16 @@ def search(
             latency_seconds=latency_seconds,
             hardware_seconds=hardware_seconds,
             seed=seed,
+            portfolio=portfolio,
+            like=like or (),
         )
-    _show(report.as_data(run), as_json, lambda: report.print_result(run, report.output()))
+
+    def show() -> None:
+        report.print_result(run, report.output())
+        if explain:
+            report.print_explanation(run, report.output())
+
+    _show(report.as_data(run), as_json, show)
 
 
 @app.command()
@@ -99,10 +115,17 @@ def status(run: RunArgument, as_json: AsJson = False) -> None:
 
 
 @app.command("report")
-def write_report(run: RunArgument, as_json: AsJson = False) -> None:
+def write_report(run: RunArgument, explain: ExplainOption = False, as_json: AsJson = False) -> None:
     """Draw a run as a page with pictures, report.html in its folder; a search does that at its end."""
-    path = report.write_page(Run(run))
-    _show({"report": str(path)}, as_json, lambda: print(path))
+    found = Run(run)
+    path = report.write_page(found)
+
+    def show() -> None:
+        print(path)
+        if explain:
+            report.print_explanation(found, report.output())
+
+    _show({"report": str(path), **(report.explanation_data(found) if explain else {})}, as_json, show)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from autocompress.batch_norm import recalibrate
 from autocompress.effect import Change, Snapshot, byte_count, compare, output_error, outputs
 from autocompress.errors import InvalidInput, did_you_mean
 from autocompress.leaves import leaves
@@ -130,12 +131,15 @@ def train_recipe(
     work = Compression(task, on_step)
     work.reshape([(registry.get(step.method), step.params) for step in recipe.steps])
     losses = work.losses(recipe.recovery.epochs)
-    work.model = work.model.to(target.torch_device)
+    device, lock = target.torch_device, DeviceLock(target)
+    work.model = work.model.to(device)
     if recipe.recovery.epochs:
         work.model = train(
             work.model, losses or [TaskLoss(task.loss)], task, recipe.recovery,
-            device=target.torch_device, seed=seed, lock=DeviceLock(target), schedules=work.schedules(),
+            device=device, seed=seed, lock=lock, schedules=work.schedules,
         )  # fmt: skip
+    if work.changes:  # by reshaping, so that the running statistics are of another model
+        recalibrate(work.model, task, device=device, lock=lock, seed=seed)
     return work
 
 

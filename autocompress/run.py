@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,9 +32,10 @@ from autocompress.task import Model
 
 FORMAT = 1
 STUDY_NAME = "autocompress"
-RECIPE, OUTCOME, DUPLICATE_OF = "recipe", "outcome", "duplicate_of"
+RECIPE, PROPOSED, OUTCOME, DUPLICATE_OF = "recipe", "proposed", "outcome", "duplicate_of"
 """The user attributes of an Optuna trial."""
 RUN_FILE, CONFIG_FILE, ENV_FILE, STUDY_FILE = "run.json", "config.yaml", "env.json", "study.db"
+LEFT_OUT_FILE = "left_out.json"
 
 
 class MetricRecord(Document):
@@ -77,6 +79,8 @@ class Trial:
     path: Path
     model: Model | None = None
     students: Mapping[str, Model] = field(default_factory=dict)
+    proposed: Mapping[str, Any] = field(default_factory=dict)
+    """Why it was tried: its `origin` in words, and what the sampler expected of it, if it did."""
 
     @property
     def scores(self) -> dict[str, float]:
@@ -147,13 +151,29 @@ class Run:
     @functools.cached_property
     def all_trials(self) -> dict[int, tuple[Recipe, Outcome]]:
         """Recipe and outcome of every trial that ended and counts, by number."""
-        found = {}
-        for trial in _frozen_trials(self.path / STUDY_FILE):
-            outcome = outcome_of(trial)
-            if outcome is not None and outcome.counts:
-                recipe = Recipe.parse(trial.user_attrs[RECIPE], f"trial {trial.number}")
-                found[trial.number] = (recipe, outcome)
-        return found
+        return {
+            trial.number: (Recipe.parse(trial.user_attrs[RECIPE], f"trial {trial.number}"), outcome)
+            for trial, outcome in self._ended
+        }
+
+    @functools.cached_property
+    def proposed(self) -> dict[int, dict[str, Any]]:
+        """Why each of these trials was proposed: its `origin` in words, and what the sampler expected, if it did."""
+        return {trial.number: dict(trial.user_attrs.get(PROPOSED, {})) for trial, _ in self._ended}
+
+    @functools.cached_property
+    def _ended(self) -> list[tuple[FrozenTrial, Outcome]]:
+        ends = ((trial, outcome_of(trial)) for trial in _frozen_trials(self.path / STUDY_FILE))
+        return [(trial, outcome) for trial, outcome in ends if outcome is not None and outcome.counts]
+
+    @functools.cached_property
+    def left_out(self) -> dict[str, str]:
+        """Methods that the search left out because they do not apply, with their reasons."""
+        file = self.path / LEFT_OUT_FILE
+        if not file.is_file():
+            return {}
+        reasons: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
+        return reasons
 
     @property
     def scored(self) -> dict[int, dict[str, float]]:
@@ -188,7 +208,8 @@ class Run:
 
         Columns: state, the metrics, size_bytes, latency_ms and baseline_latency_ms (medians of the same rounds),
         speedup with speedup_low and speedup_high (95 % interval), resolution (A/A), and the same of each further target
-        with its name (`speedup[cpu@8]`), test_<metric> where it was judged, recipe, error, method, plugin, work_s.
+        with its name (`speedup[cpu@8]`), test_<metric> where it was judged, recipe, proposed (why it was tried), error,
+        method, plugin, work_s.
         """
         rows = {
             number: {
@@ -196,6 +217,7 @@ class Run:
                 **outcome.scores,
                 **{f"test_{name}": value for name, value in self.test_scores.get(number, {}).items()},
                 "recipe": str(recipe),
+                "proposed": self.proposed[number].get("origin", ""),
                 "error": outcome.error,
                 "method": outcome.method,
                 "plugin": outcome.plugin,
@@ -228,7 +250,9 @@ class Run:
             raise RunError(f"{self.path} has no scored trial {number}")
         recipe, outcome = self.all_trials[number]
         folder = trial_folder(self.path, number)
-        return Trial(number, recipe, outcome, self.finals.get(number), folder, self._model, self._students)
+        return Trial(
+            number, recipe, outcome, self.finals.get(number), folder, self._model, self._students, self.proposed[number]
+        )
 
     def _columns(self) -> list[str]:
         names = [metric.name for metric in self.metrics]
@@ -236,7 +260,19 @@ class Run:
         suffixes = [target_suffix(target, self.config.targets) for target in self.config.targets]
         latency = [f"{name}{suffix}" for suffix in suffixes for name in measured]
         tests = [f"test_{name}" for name in names]
-        return ["state", *names, "size_bytes", *latency, *tests, "recipe", "error", "method", "plugin", "work_s"]
+        return [
+            "state",
+            *names,
+            "size_bytes",
+            *latency,
+            *tests,
+            "recipe",
+            "proposed",
+            "error",
+            "method",
+            "plugin",
+            "work_s",
+        ]
 
 
 def outcome_of(trial: FrozenTrial) -> Outcome | None:

@@ -59,7 +59,7 @@ class SearchSpace(Document):
         path = Path(name_or_path)
         if path.suffix in (".yaml", ".yml", ".json"):
             return cls.read(path)
-        shipped = {path.stem: path for path in _shipped_folder().glob("*.yaml")}
+        shipped = {path.stem: path for path in shipped_folder().glob("*.yaml")}
         if str(name_or_path) not in shipped:
             raise InvalidInput(
                 f"unknown search space {str(name_or_path)!r}{did_you_mean(str(name_or_path), shipped)}"
@@ -162,19 +162,23 @@ def bind(space: SearchSpace, task: Task, registry: Registry, *targets: Target) -
     )
 
 
-def known_recipes(
-    space: SearchSpace, extra: Sequence[Recipe], bound: BoundSpace, registry: Registry, task: Task
-) -> list[Recipe]:
-    """The space's recipes and the extra ones, resolved; those with a method that does not apply are left out.
+def known_recipes(recipes: Sequence[Recipe], bound: BoundSpace, registry: Registry, task: Task) -> list[Recipe]:
+    """The recipes, resolved; those with a method that does not apply are left out.
 
     Raises InvalidInput for a recipe that breaks a rule or that the space does not hold.
     """
-    recipes = [*space.recipes, *extra]
     usable = [r for r in recipes if not any(step.method in bound.left_out for step in r.steps)]
-    known = [resolve(recipe, registry, task) for recipe in usable]
-    for recipe in known:
-        bound.choices(recipe)
-    return known
+    return [held_recipe(recipe, bound, registry, task) for recipe in usable]
+
+
+def held_recipe(recipe: Recipe, bound: BoundSpace, registry: Registry, task: Task) -> Recipe:
+    """The recipe, resolved. Raises InvalidInput when it breaks a rule or the space does not hold it."""
+    for step in recipe.steps:
+        if step.method in bound.left_out:
+            raise InvalidInput(f"recipe '{recipe}' is not possible: {bound.left_out[step.method]}")
+    resolved = resolve(recipe, registry, task)
+    bound.choices(resolved)
+    return resolved
 
 
 def _narrow_all(where: str, declared: Mapping[str, Parameter], specs: Mapping[str, Any]) -> dict[str, Parameter]:
@@ -228,8 +232,8 @@ def _on_grid(parameter: Parameter, value: Any) -> Any:
     return nearest
 
 
-def _shipped_folder() -> Path:
-    """Inside the package when installed from a wheel, beside it in an editable install."""
+def shipped_folder() -> Path:
+    """Of search spaces and portfolios: inside the package of a wheel, beside it in an editable install."""
     package = Path(__file__).parent
     inside = package / "search_spaces"
     return inside if inside.is_dir() else package.parent / "search_spaces"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from autocompress.data import batch_rows, loader_of
 from autocompress.measure.lock import DeviceLock
 from autocompress.method import Loss, Schedule
 from autocompress.recipe import Recovery
+from autocompress.stall import Stall
 from autocompress.task import Task
 from autocompress.tensors import call, to_device
 
@@ -27,6 +29,10 @@ class TaskLoss(Loss):
         return self.function(outputs, targets)
 
 
+def no_schedules() -> Sequence[Schedule]:
+    return ()
+
+
 def train(
     model: nn.Module,
     losses: Sequence[Loss],
@@ -36,52 +42,131 @@ def train(
     device: torch.device,
     seed: int = 0,
     lock: DeviceLock,
-    schedules: Sequence[Schedule] = (),
+    schedules: Callable[[], Sequence[Schedule]] = no_schedules,
 ) -> nn.Module:
     """The model after `recovery.epochs` of AdamW under a one-cycle schedule (Smith & Topin 2019), on `device`.
 
-    The loss is the sum of `losses`; `schedules` hear how far the training is. What runs a model holds the device's lock
-    shared, so that no latency is measured meanwhile: each step, and each loss when it is attached.
+    The loss is the sum of `losses`; what `schedules` gives hears how far the training is. What runs a model holds the
+    device's lock shared, so that no latency is measured meanwhile: each step, and each loss when it is attached.
     Sets torch's global seed: the same call gives the same model.
+
+    On CUDA it is trained in mixed precision. When the device's memory is too small, it is trained once more from the
+    start with half the batch size. When the training loss stalls, the rest of the schedule is run through in one epoch
+    (see `Stall`), unless there are schedules, which count on theirs. All of it is said on stdout.
     """
-    model = model.to(device).train()
-    for loss in losses:
-        loss.to(device).eval().requires_grad_(False)
-        with lock.shared():
-            loss.attach(model)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=recovery.learning_rate)
-    steps = recovery.epochs * len(batch_rows(task.train, recovery.batch_size, shuffle=True))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recovery.learning_rate, total_steps=steps + 1)
-    torch.manual_seed(seed)  # of dropout; the order of the data has a seed of its own
-    for epoch in range(recovery.epochs):
-        order = batch_rows(task.train, recovery.batch_size, shuffle=True, seed=seed + epoch)
-        loader = loader_of(task.train, order, task.collate)
-        total = torch.zeros((), device=device)
-        for rows, (inputs, targets) in zip(order, loader, strict=True):
-            for loss in losses:
-                loss.rows = torch.tensor(rows)
-            with lock.shared():
-                for tell in schedules:
-                    tell(schedule.last_epoch / steps)
-                total += _step(model, losses, optimizer, to_device(inputs, device), to_device(targets, device))
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-            schedule.step()
-        print(f"epoch {epoch + 1}/{recovery.epochs}: loss {total.item() / len(loader):.4f}")
-    for tell in schedules:
-        tell(1.0)
-    for loss in losses:
-        loss.detach()
-    return model.eval()
+    model = model.to(device)
+    before = [tensor.detach().to("cpu", copy=True) for tensor in _state(model)]
+    training = _Training(model, losses, task, device, seed, lock, schedules)
+    try:
+        return training.run(recovery)
+    except torch.OutOfMemoryError:
+        if recovery.batch_size == 1:
+            raise
+    # Outside the handler, whose traceback holds what filled the memory.
+    smaller = recovery.model_copy(update={"batch_size": recovery.batch_size // 2})
+    print(f"out of memory at batch size {recovery.batch_size}: once more from the start at {smaller.batch_size}")
+    model.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for tensor, value in zip(_state(model), before, strict=True):
+            tensor.copy_(value)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return training.run(smaller)
 
 
-def _step(
-    model: nn.Module, losses: Sequence[Loss], optimizer: torch.optim.Optimizer, inputs: Any, targets: Any
-) -> Tensor:
-    optimizer.zero_grad(set_to_none=True)
-    outputs = call(model, inputs)
-    loss = torch.stack([term(inputs, outputs, targets) for term in losses]).sum()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return loss.detach()
+@dataclass(frozen=True)
+class _Training:
+    model: nn.Module
+    losses: Sequence[Loss]
+    task: Task
+    device: torch.device
+    seed: int
+    lock: DeviceLock
+    schedules: Callable[[], Sequence[Schedule]]
+
+    def run(self, recovery: Recovery) -> nn.Module:
+        self.model.train()
+        try:
+            for loss in self.losses:
+                loss.to(self.device).eval().requires_grad_(False)
+                with self.lock.shared():
+                    loss.attach(self.model)
+            self._epochs(recovery, self.schedules())
+        finally:
+            for loss in self.losses:
+                loss.detach()
+        return self.model.eval()
+
+    def _epochs(self, recovery: Recovery, schedules: Sequence[Schedule]) -> None:
+        optimizer = Optimizer(self.model, self.losses, recovery.learning_rate, self.device)
+        steps = recovery.epochs * len(self._order(recovery, 0))
+        rate = torch.optim.lr_scheduler.OneCycleLR(optimizer.adam, recovery.learning_rate, total_steps=steps + 1)
+        stall = Stall(recovery.epochs)
+        torch.manual_seed(self.seed)  # of dropout; the order of the data has a seed of its own
+        pace = 1  # steps of the learning rate for each step of the training
+        for epoch in range(recovery.epochs):
+            order = self._order(recovery, epoch)
+            loader = loader_of(self.task.train, order, self.task.collate)
+            total = torch.zeros((), device=self.device)
+            for rows, (inputs, targets) in zip(order, loader, strict=True):
+                for loss in self.losses:
+                    loss.rows = torch.tensor(rows)
+                with self.lock.shared():
+                    for tell in schedules:
+                        tell(rate.last_epoch / steps)
+                    total += optimizer.step(to_device(inputs, self.device), to_device(targets, self.device))
+                    if self.device.type == "cuda":
+                        torch.cuda.synchronize(self.device)
+                for _ in range(pace):
+                    rate.step()
+            mean = total.item() / len(order)
+            print(f"epoch {epoch + 1}/{recovery.epochs}: loss {mean:.4f}")
+            if pace > 1:
+                break
+            if not schedules and stall.after(epoch, mean):
+                pace = recovery.epochs - epoch - 1
+                print(f"{stall}: the learning rate goes down in one more epoch, which saves {pace - 1}")
+        for tell in schedules:
+            tell(1.0)
+
+    def _order(self, recovery: Recovery, epoch: int) -> list[list[int]]:
+        return batch_rows(self.task.train, recovery.batch_size, shuffle=True, seed=self.seed + epoch)
+
+
+class Optimizer:
+    """AdamW on the sum of the losses; on CUDA in mixed precision (Micikevicius et al. 2018)."""
+
+    def __init__(self, model: nn.Module, losses: Sequence[Loss], learning_rate: float, device: torch.device) -> None:
+        self.adam = torch.optim.AdamW(
+            [parameter for parameter in model.parameters() if parameter.requires_grad], lr=learning_rate
+        )
+        self._model, self._losses, self._device = model, losses, device
+        self._dtype = mixed_precision(device)
+        # float16 alone has so narrow a range that gradients vanish in it unless the loss is scaled.
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self._dtype is torch.float16)
+
+    def step(self, inputs: Any, targets: Any) -> Tensor:
+        """One step on a batch; gives its loss."""
+        self.adam.zero_grad(set_to_none=True)
+        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
+            outputs = call(self._model, inputs)
+            loss = torch.stack([term(inputs, outputs, targets) for term in self._losses]).sum()
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._scaler.step(self.adam)
+        self._scaler.update()
+        return loss.detach()
+
+
+def mixed_precision(device: torch.device) -> torch.dtype | None:
+    """The half precision of a training there: bfloat16 where the hardware computes in it, float16 on an older GPU.
+
+    None on a CPU, which trains in the model's own precision.
+    """
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def _state(model: nn.Module) -> list[Tensor]:
+    """All its tensors, also the buffers that no state dict holds."""
+    return [*model.parameters(), *model.buffers()]

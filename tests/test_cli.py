@@ -67,6 +67,7 @@ MISTAKES = {
     "no workers": (["search", "mine.py:task", "--workers", "0"], "workers must be at least 1, but got 0"),
     "no trials": (["search", "mine.py:task", "--trials", "0"], "budget: trials: Input should be greater than or"),
     "negative hours": (["search", "mine.py:task", "--hours", "-1"], "budget: hours: Input should be greater than 0"),
+    "a run like it that is none": (["search", "mine.py:task", "--like", "runs/none"], "runs/none is no run: it has no"),
     "the status of no run": (["status", "runs/none"], "runs/none is no run: it has no run.json"),
     "the best of no run": (["best", "runs/none"], "runs/none is no run: it has no run.json"),
 }

@@ -22,7 +22,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 def test_a_wheel_holds_engine_plugins_and_search_spaces(wheel: zipfile.ZipFile) -> None:
     packed = set(wheel.namelist())
-    spaces = {f"autocompress/search_spaces/{path.name}" for path in (ROOT / "search_spaces").glob("*.yaml")}
+    spaces = {f"autocompress/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "search_spaces").rglob("*.yaml")}
     engine = {path.relative_to(ROOT).as_posix() for path in (ROOT / "autocompress").rglob("*.py")}
     plugins = {path.relative_to(ROOT / "plugins").as_posix() for path in (ROOT / "plugins").rglob("*.py")}
     assert spaces and plugins

@@ -29,7 +29,8 @@ SPACE = BoundSpace(
 )
 COLUMNS = [
     "state", "accuracy", "size_bytes", "latency_ms", "baseline_latency_ms", "speedup", "speedup_low", "speedup_high",
-    "resolution", "test_accuracy", "recipe", "error", "method", "plugin", "work_s",
+    "resolution", "test_accuracy", "recipe", "proposed", "error", "method", "plugin",
+    "work_s",
 ]  # fmt: skip
 
 

@@ -122,7 +122,7 @@ def test_a_shipped_space_loads_and_fits_its_family(path: Path) -> None:
     fitted = bind(space, task, registry(), CPU)
     assert fitted.left_out.keys() <= {RARE_ROWS}
     assert set(fitted.parameters) == set(space.methods or registry().methods) - fitted.left_out.keys()
-    known = known_recipes(space, (), fitted, registry(), task)
+    known = known_recipes(space.recipes, fitted, registry(), task)
     assert len({recipe.key for recipe in known}) == len(space.recipes)
 
 
@@ -315,7 +315,7 @@ def test_a_stepped_range_has_round_values(low: float, high: float, step: float, 
 def test_a_known_recipe_outside_the_space_is_refused(recipe: Recipe, message: str, task: Task) -> None:
     space = SearchSpace(**NARROWED)  # type: ignore[arg-type]
     with pytest.raises(InvalidInput) as caught:
-        known_recipes(space, [recipe], bind(space, task, PLUGINS, CPU), PLUGINS, task)
+        known_recipes([recipe], bind(space, task, PLUGINS, CPU), PLUGINS, task)
     assert "is outside the search space: " in str(caught.value)
     assert message in str(caught.value)
 
@@ -323,13 +323,13 @@ def test_a_known_recipe_outside_the_space_is_refused(recipe: Recipe, message: st
 def test_a_method_that_the_space_leaves_out_is_in_no_known_recipe(task: Task) -> None:
     space = SearchSpace(methods={"pack": None})
     with pytest.raises(InvalidInput, match="is outside the search space: the nearest is 'baseline'"):
-        known_recipes(space, [cut()], bind(space, task, PLUGINS, CPU), PLUGINS, task)
+        known_recipes([cut()], bind(space, task, PLUGINS, CPU), PLUGINS, task)
 
 
 def test_known_recipes_are_filled_in_and_lose_what_does_not_apply(task: Task) -> None:
     refused = Recipe(steps=(Step(method="refuses"),))
     space = SearchSpace(recipes=(refused, pack(bits=4)))
-    known = known_recipes(space, [cut(norm="l1")], bind(space, task, PLUGINS, CPU), PLUGINS, task)
+    known = known_recipes([*space.recipes, cut(norm="l1")], bind(space, task, PLUGINS, CPU), PLUGINS, task)
     assert [[step.params for step in recipe.steps] for recipe in known] == [
         [{"bits": 4, "group": 32}],
         [{"ratio": 0.5, "norm": "l1"}],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from torch import Tensor, nn
 from autocompress import Loss, Recovery, Target, Task
 from autocompress.data import batches
 from autocompress.measure.lock import DeviceLock
-from autocompress.training import TaskLoss, train
+from autocompress.method import Schedule
+from autocompress.stall import Stall
+from autocompress.training import TaskLoss, mixed_precision, train
 from tests.conftest import tiny_data, tiny_model
 
 CPU = torch.device("cpu")
@@ -124,5 +128,146 @@ def test_schedules_hear_how_far_the_training_is(task: Task, lock: DeviceLock) ->
         heard.append((done, model.get_parameter("0.weight").grad is not None))
 
     recovery = Recovery(epochs=2, batch_size=32)
-    train(model, [TaskLoss(task.loss)], task, recovery, device=CPU, lock=lock, schedules=[note])
+    train(model, [TaskLoss(task.loss)], task, recovery, device=CPU, lock=lock, schedules=lambda: [note])
     assert heard == [(0.0, False), (0.25, True), (0.5, True), (0.75, True), (1.0, True)]
+
+
+def test_the_schedule_is_run_through_in_one_epoch_when_the_loss_stalls(
+    task: Task, lock: DeviceLock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without gradients AdamW multiplies weights by 1 - rate / 100, which tells the rates."""
+    flat = TaskLoss(lambda outputs, targets: outputs.sum() * 0 + 1)
+    recovery = Recovery(epochs=10, learning_rate=1.0, batch_size=32)  # two steps an epoch
+    trained = train(tiny_model(), [flat], task, recovery, device=CPU, lock=lock)
+    rates = one_cycle(steps=20)
+    used = rates[:12] + [rates[12], rates[16]]  # the rate peaks in epoch 3; 4, 5 and 6 are no better
+    shrunk = math.prod(1 - rate / 100 for rate in used)
+    torch.testing.assert_close(next(trained.parameters()), next(tiny_model().parameters()) * shrunk)
+    *_, said, last = capsys.readouterr().out.splitlines()
+    assert said == (
+        "the loss fell by less than 1% in 2 epochs: the learning rate goes down in one more epoch, which saves 3"
+    )
+    assert last == "epoch 7/10: loss 1.0000"
+
+
+def one_cycle(steps: int) -> list[float]:
+    adam = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 1.0, total_steps=steps + 1)
+    rates = []
+    for _ in range(steps):
+        rates.append(float(schedule.get_last_lr()[0]))
+        adam.step()
+        schedule.step()
+    return rates
+
+
+def test_what_follows_the_training_has_all_of_it(
+    task: Task, lock: DeviceLock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flat = TaskLoss(lambda outputs, targets: outputs.sum() * 0 + 1)
+    recovery = Recovery(epochs=10)
+    train(tiny_model(), [flat], task, recovery, device=CPU, lock=lock, schedules=lambda: [lambda done: None])
+    assert len(capsys.readouterr().out.splitlines()) == 10
+
+
+@pytest.mark.parametrize(
+    ("losses", "ends"),
+    [
+        ([1.0] * 10, 5),
+        ([9, 9, 9, 1, 0.995, 0.9899, 0.985, 0.9799, 0.98, 0.98], None),  # 1 % in two epochs is worth it
+        ([1, 1, 1, 3, 2, 2, 2, 2, 2, 2], 6),  # what the warm-up reached is no measure
+        ([0, 0, 0, -1, -1.02, -1.02, -1.04, -1.04, -1.06, -1.06], None),  # a loss below zero
+        ([float("nan")] * 10, 5),
+    ],
+)
+def test_a_stall_is_two_flat_epochs_after_the_warm_up(losses: list[float], ends: int | None) -> None:
+    stall = Stall(10)
+    assert next((epoch for epoch, loss in enumerate(losses) if stall.after(epoch, loss)), None) == ends
+
+
+def test_a_short_training_has_nothing_to_end_early() -> None:
+    for epochs in range(1, 6):
+        stall = Stall(epochs)
+        assert not any(stall.after(epoch, 1.0) for epoch in range(epochs))
+
+
+class Full(Loss):
+    """The task's loss on a device whose memory is too small for batches of more than `most` samples."""
+
+    def __init__(self, task: Task, most: int) -> None:
+        super().__init__()
+        self.task, self.most, self.attached = task, most, 0
+        self.steps = 0
+
+    def attach(self, model: nn.Module) -> None:
+        self.attached += 1
+
+    def detach(self) -> None:
+        self.attached -= 1
+
+    def forward(self, inputs: Any, outputs: Any, targets: Any) -> Tensor:
+        self.steps += 1
+        if len(targets) > self.most and self.steps > 2:  # not at once: the weights have changed by then
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.task.loss(outputs, targets)
+
+
+def test_out_of_memory_halves_the_batch_and_starts_again(
+    task: Task, lock: DeviceLock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is the very training with half the batch, batch norm's statistics and the schedules' state included."""
+    heard: list[list[float]] = []
+
+    def schedules() -> list[Schedule]:
+        heard.append([])
+        return [heard[-1].append]
+
+    full = Full(task, most=8)
+    model = nn.Sequential(with_batch_norm(), nn.Dropout(0.3))
+    twin = copy.deepcopy(model)
+    recovery = Recovery(epochs=2, batch_size=16)
+    trained = train(model, [full], task, recovery, device=CPU, lock=lock, schedules=schedules)
+    told = capsys.readouterr().out.splitlines()
+    half = Recovery(epochs=2, batch_size=8)
+    expected = train(twin, [TaskLoss(task.loss)], task, half, device=CPU, lock=lock)
+    assert told == [
+        "out of memory at batch size 16: once more from the start at 8",
+        *capsys.readouterr().out.splitlines(),
+    ]
+    torch.testing.assert_close(trained.state_dict(), expected.state_dict(), rtol=0, atol=0)
+    assert [len(moments) for moments in heard] == [3, 17] and full.attached == 0
+
+
+@pytest.mark.parametrize("batch_size", [16, 1])
+def test_out_of_memory_again_fails(batch_size: int, task: Task, lock: DeviceLock) -> None:
+    full = Full(task, most=0)
+    with pytest.raises(torch.OutOfMemoryError):
+        train(tiny_model(), [full], task, Recovery(epochs=1, batch_size=batch_size), device=CPU, lock=lock)
+    assert full.attached == 0
+
+
+def test_a_cpu_trains_in_the_models_own_precision(task: Task, lock: DeviceLock) -> None:
+    assert mixed_precision(CPU) is None
+    assert dtype_of_outputs(task, CPU, lock) == {torch.float32}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_trains_in_mixed_precision(task: Task, lock: DeviceLock) -> None:
+    cuda = torch.device("cuda:0")
+    assert dtype_of_outputs(task, cuda, lock) == {mixed_precision(cuda)}
+    recovery = Recovery(epochs=10, learning_rate=0.03, batch_size=16)
+    trained = train(tiny_model(), [TaskLoss(task.loss)], task, recovery, device=cuda, lock=lock).cpu()
+    assert {parameter.dtype for parameter in trained.parameters()} == {torch.float32}
+    assert loss_of(trained, task) < 0.7 * loss_of(tiny_model(), task)
+
+
+def dtype_of_outputs(task: Task, device: torch.device, lock: DeviceLock) -> set[torch.dtype]:
+    seen: set[torch.dtype] = set()
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        seen.add(outputs.dtype)
+        return task.loss(outputs, targets)
+
+    train(tiny_model(), [TaskLoss(loss)], task, Recovery(epochs=1), device=device, lock=lock)
+    return seen

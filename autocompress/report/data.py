@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autocompress.errors import NothingFits
+from autocompress.report.explain import explanation_data
 from autocompress.run import Run, Trial
 
 
@@ -24,6 +25,7 @@ def as_data(run: Run) -> dict[str, Any]:
     data = status_data(run)
     data["front"] = [trial_data(run.trial(int(number))) for number in run.front.index]
     data["baseline"] = trial_data(run.baseline)
+    data |= explanation_data(run)
     data["surroundings"] = without_samples(run.surroundings)
     try:
         data["best"] = trial_data(run.best())
@@ -60,6 +62,7 @@ def trial_data(trial: Trial) -> dict[str, Any]:
     return {
         "trial": trial.number,
         "recipe": trial.recipe.plain(),
+        "proposed": dict(trial.proposed),
         "scores": trial.scores,
         "test_scores": trial.test_scores,
         "final": None if trial.final is None else without_samples(trial.final.plain()),

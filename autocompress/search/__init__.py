@@ -31,6 +31,8 @@ def search(
     name: str | None = None,
     runs: str | Path = "runs",
     recipes: Sequence[Recipe] = (),
+    portfolio: bool = True,
+    like: Sequence[str | Path] = (),
     seed: int = 0,
     workers: int | None = None,
     latency_seconds: float = 3.0,
@@ -47,6 +49,9 @@ def search(
             is one, else the CPU. Each is an objective of its own; limits name it: `latency[cpu@8x2] <= 5 ms`.
         name: the run's folder under `runs`; the task's name if None.
         recipes: known recipes, tried first.
+        portfolio: whether to try next what was good for models of this family on such a device, as far as the space
+            holds it: at most 5 recipes, and at most a quarter of the trials.
+        like: finished runs on similar tasks; the recipes of their fronts are tried after that.
         workers: trials at a time; on a CPU one for each core, on a GPU one, if None.
         latency_seconds: the longest that one latency measurement may take.
         hardware_seconds: for each target, how long to find out afterwards what its hardware can do at most and how fast
@@ -90,6 +95,8 @@ def search(
         latency_seconds=latency_seconds,
         hardware_seconds=hardware_seconds,
         progress=progress,
+        portfolio=portfolio,
+        like=_paths(like),
     )
     run = run_search(settings)
     if run.scored:
@@ -105,6 +112,12 @@ def _targets(wanted: Target | str | Sequence[Target | str] | None) -> tuple[Targ
     if not several:
         raise InvalidInput("a search measures latency on at least one target, but got none; leave it out for a default")
     return tuple(dict.fromkeys(Target.parse(str(target)) for target in several))
+
+
+def _paths(like: Sequence[str | Path]) -> tuple[Path, ...]:
+    if isinstance(like, str | Path):
+        raise InvalidInput(f"`like` is a list of runs, but got {str(like)!r}: put it in a list")
+    return tuple(map(Path, like))
 
 
 def default_workers(target: Target) -> int:

@@ -51,6 +51,11 @@ class Display:
         if self._live.is_started:
             self._live.stop()
 
+    def impossible(self, reasons: Sequence[str]) -> None:
+        """Recipes of other runs that this search cannot try."""
+        for reason in reasons:
+            self._console.print(reason)
+
     def known(self, outcomes: Mapping[int, Outcome]) -> None:
         """What earlier calls of the same search found."""
         for number, outcome in outcomes.items():

@@ -15,7 +15,6 @@ from autocompress.errors import AutocompressError, RunError
 from autocompress.limits import check_against_baseline
 from autocompress.outcome import Outcome
 from autocompress.plugins import registry
-from autocompress.recipe import Recipe
 from autocompress.run import Run
 from autocompress.search import ray_environment
 from autocompress.search.chatter import log_records_to
@@ -24,7 +23,8 @@ from autocompress.search.folder import RunFolder, open_run
 from autocompress.search.settings import Settings
 from autocompress.search.study import Proposal, SearchStudy
 from autocompress.search.trial import TrialContext, dead_worker_outcome, recorded_outcome
-from autocompress.space import bind, known_recipes
+from autocompress.search.warm_start import first_recipes
+from autocompress.space import bind
 
 if TYPE_CHECKING:
     from autocompress.search.ray_session import JudgeProcess
@@ -69,7 +69,13 @@ class Search:
             return None
         self._running.add(proposal.number)
         took = time.monotonic() - start
-        self._folder.event("started", trial=proposal.number, recipe=str(proposal.recipe), suggested_in_s=took)
+        self._folder.event(
+            "started",
+            trial=proposal.number,
+            recipe=str(proposal.recipe),
+            proposed=proposal.proposed,
+            suggested_in_s=took,
+        )
         self._display.started(proposal)
         return proposal
 
@@ -109,12 +115,13 @@ def run_search(settings: Settings) -> Run:
     plugins = registry()
     space = bind(settings.space, settings.task, plugins, *settings.targets)
     versions = {name: plugins.plugin_of(name).release for name in space.parameters}
-    known = known_recipes(settings.space, settings.recipes, space, plugins, settings.task)
+    starts, impossible = first_recipes(settings, space, plugins)
     with (
         open_run(settings, versions) as folder,
         log_records_to(folder.log_file, "optuna"),
         Display(settings, space, plugins) as display,
     ):
+        folder.write_left_out(space.left_out)
         study = SearchStudy(
             folder.study_url,
             space,
@@ -124,8 +131,9 @@ def run_search(settings: Settings) -> Run:
             targets=len(settings.targets),
         )
         study.adopt_orphans(lambda number: recorded_outcome(folder.path, number))
-        for recipe in [Recipe(), *known]:
-            study.enqueue(recipe)
+        for start in starts:
+            study.enqueue(*start)
+        display.impossible(impossible)
         display.known(study.outcomes)
         search = Search(settings, folder, study, display)
         try:

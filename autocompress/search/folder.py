@@ -24,6 +24,7 @@ from autocompress.plugins import registry
 from autocompress.run import (
     CONFIG_FILE,
     ENV_FILE,
+    LEFT_OUT_FILE,
     RUN_FILE,
     STUDY_FILE,
     MetricRecord,
@@ -61,6 +62,9 @@ class RunFolder:
         file = final_file(self.path, number)
         file.parent.mkdir(exist_ok=True)
         write_whole(file, json.dumps(final.plain()))
+
+    def write_left_out(self, reasons: Mapping[str, str]) -> None:
+        write_whole(self.path / LEFT_OUT_FILE, json.dumps(dict(reasons), indent=1))
 
     def write_surroundings(self, surroundings: Mapping[str, Any]) -> None:
         write_whole(self.path / SURROUNDINGS_FILE, json.dumps(surroundings, indent=1))

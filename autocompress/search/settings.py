@@ -31,6 +31,10 @@ class Settings:
     hardware_seconds: float
     """For each target, to find out what its hardware and free acceleration can do; 0 leaves that out."""
     progress: bool
+    portfolio: bool = True
+    """Whether to try first what is known to be good for such models."""
+    like: tuple[Path, ...] = ()
+    """Runs whose fronts are tried after that."""
 
     @property
     def target(self) -> Target:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
@@ -18,15 +18,13 @@ from autocompress.metric import Metric
 from autocompress.outcome import INFEASIBLE, INTERRUPTED, OK, Outcome
 from autocompress.parameters import Choice, Integer, Parameter
 from autocompress.recipe import Recipe
-from autocompress.run import DUPLICATE_OF, OUTCOME, RECIPE, outcome_of
+from autocompress.run import DUPLICATE_OF, OUTCOME, PROPOSED, RECIPE, outcome_of
 from autocompress.search.candidates import Define
 from autocompress.search.mirror import MirroredStudy
 from autocompress.search.sampler import GreyBoxSampler
 from autocompress.selection import time_ratios
 from autocompress.space import BoundSpace, grid_size, grid_value
 
-PROPOSED = "proposed"
-"""The attribute of a trial that says why the sampler proposed it."""
 SamplerFactory = Callable[[Define, int], optuna.samplers.BaseSampler]
 RANDOM_DRAWS = 1000
 """Draws for a recipe that was not tried, before the space counts as exhausted."""
@@ -36,6 +34,8 @@ RANDOM_DRAWS = 1000
 class Proposal:
     number: int
     recipe: Recipe
+    proposed: Mapping[str, Any] = field(default_factory=dict)
+    """Why, as plain data: its `origin` in words, and what the sampler expected (see `Reason`)."""
 
 
 class SearchStudy:
@@ -60,13 +60,13 @@ class SearchStudy:
         self._sampler = (sampler or grey_box)(functools.partial(define, space), seed + known)
         self._study.set_sampler(self._sampler)
         self._rng = random.Random(seed + known)
-        self._queue: list[Recipe] = []
-        self._live: dict[int, Recipe] = {}
+        self._queue: list[tuple[Recipe, Mapping[str, Any]]] = []
+        self._live: dict[int, Proposal] = {}
         self._seen: dict[str, int] = {}
         self.outcomes: dict[int, Outcome] = {}
         for trial in self._study.trials:
             self._remember(trial)
-        self._queue = [recipe for recipe in self._queue if recipe.key not in self._seen]  # some were run again since
+        self._queue = [queued for queued in self._queue if queued[0].key not in self._seen]  # some were run again since
 
     @property
     def baseline(self) -> Scores | None:
@@ -80,10 +80,9 @@ class SearchStudy:
         """Trials that ended and count for the budget."""
         return sum(outcome.counts for outcome in self.outcomes.values())
 
-    def enqueue(self, recipe: Recipe) -> None:
+    def enqueue(self, recipe: Recipe, why: str = "queued") -> None:
         """To be proposed before anything the sampler thinks of, unless it is known already."""
-        if recipe.key not in self._seen and recipe not in self._queue:
-            self._queue.append(recipe)
+        self._enqueue(recipe, {"origin": why})
 
     def ask(self) -> Proposal | None:
         """A recipe that was not tried, or None when the space has no other.
@@ -91,30 +90,31 @@ class SearchStudy:
         A repeated proposal is answered from the store, and an untried random recipe takes its place.
         """
         while True:
-            choices = self._space.choices(self._queue.pop(0)) if self._queue else None
-            trial = self._study.ask(choices)
+            queued, proposed = self._queue.pop(0) if self._queue else (None, None)
+            trial = self._study.ask(None if queued is None else self._space.choices(queued))
             recipe = define(self._space, trial)
             twin = self._seen.get(recipe.key)
             if twin is None:
-                self._study.start(trial, {RECIPE: recipe.plain()} | self._reason(trial))
+                proposal = Proposal(trial.number, recipe, self._reason(trial) if proposed is None else proposed)
+                self._study.start(trial, {RECIPE: recipe.plain(), PROPOSED: dict(proposal.proposed)})
                 self._seen[recipe.key] = trial.number
-                self._live[trial.number] = recipe
-                return Proposal(trial.number, recipe)
+                self._live[trial.number] = proposal
+                return proposal
             self._study.add(trial, *self._answer(self.outcomes.get(twin), {DUPLICATE_OF: twin}))
             fresh = self._untried()
             if fresh is None:
                 return None
-            self.enqueue(fresh)
+            self.enqueue(fresh, f"random, in place of trial {twin} once more")
 
     def tell(self, number: int, outcome: Outcome) -> Outcome:
         """Record how a proposed trial ended; returns the outcome with the limits applied."""
         outcome = self._judge(outcome)
-        recipe = self._live.pop(number)
+        proposal = self._live.pop(number)
         self.outcomes[number] = outcome
         self._study.finish(number, *self._answer(outcome, {OUTCOME: json.loads(outcome.to_json())}))
         if outcome.state == INTERRUPTED:
-            del self._seen[recipe.key]
-            self.enqueue(recipe)
+            del self._seen[proposal.recipe.key]
+            self._enqueue(proposal.recipe, proposal.proposed)
         return outcome
 
     def adopt_orphans(self, recorded: Callable[[int], Outcome | None]) -> None:
@@ -132,17 +132,21 @@ class SearchStudy:
         if RECIPE not in trial.user_attrs:
             return  # an answered duplicate
         recipe = Recipe.parse(trial.user_attrs[RECIPE], f"trial {trial.number}")
-        outcome = outcome_of(trial)
+        proposed, outcome = trial.user_attrs.get(PROPOSED, {}), outcome_of(trial)
         if trial.state == TrialState.RUNNING:  # even with an outcome: its driver died while it told that
-            self._live[trial.number] = recipe
+            self._live[trial.number] = Proposal(trial.number, recipe, proposed)
         elif outcome is not None:
             self.outcomes[trial.number] = outcome
             if outcome.state == INTERRUPTED:
-                self.enqueue(recipe)
+                self._enqueue(recipe, proposed)
                 return
             if recipe == Recipe() and outcome.failed:
                 return
         self._seen[recipe.key] = trial.number
+
+    def _enqueue(self, recipe: Recipe, proposed: Mapping[str, Any]) -> None:
+        if recipe.key not in self._seen and all(recipe != queued for queued, _ in self._queue):
+            self._queue.append((recipe, proposed))
 
     def _judge(self, outcome: Outcome) -> Outcome:
         if outcome.state != OK:
@@ -164,9 +168,10 @@ class SearchStudy:
         return values, attributes, constraints
 
     def _reason(self, trial: Trial) -> dict[str, Any]:
-        """Why a recipe was proposed, of samplers that say so; what was queued has no reason."""
-        reasons = self._sampler.reasons if isinstance(self._sampler, GreyBoxSampler) else {}
-        return {PROPOSED: reasons[trial.number].plain()} if trial.number in reasons else {}
+        """Why the sampler proposed a recipe."""
+        if isinstance(self._sampler, GreyBoxSampler):
+            return self._sampler.reasons[trial.number].plain()
+        return {"origin": type(self._sampler).__name__}
 
     def _untried(self) -> Recipe | None:
         for _ in range(RANDOM_DRAWS):

@@ -15,7 +15,8 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from autocompress import Budget, Recipe, Run, SearchSpace, Step, Task, load, search
+from autocompress import Budget, Recipe, Run, SearchSpace, Step, Target, Task, load, search
+from autocompress.search import default_workers
 from tests.conftest import tiny_data, tiny_model
 
 pytestmark = pytest.mark.usefixtures("faulty")
@@ -70,6 +71,11 @@ def states(run: Run) -> list[TrialState]:
     return [trial.state for trial in study.get_trials()]
 
 
+def test_a_gpu_runs_one_trial_at_a_time_unless_told_otherwise() -> None:
+    assert default_workers(Target("cuda:0", batch_size=64)) == 1
+    assert default_workers(Target("cpu")) == os.cpu_count()
+
+
 def test_failures_end_as_causes_and_the_rest_as_results(twenty: Run) -> None:
     counts = twenty.trials["state"].value_counts().to_dict()
     failed = {"raise": 2, "nan": 1, "killed": 1, "timeout": 1, "no_effect": 1}
@@ -120,6 +126,14 @@ def test_trial_0_is_the_baseline_scored_the_same_way(twenty: Run) -> None:
     assert twenty.baseline.number == 0
     assert twenty.baseline.recipe == Recipe()
     assert set(twenty.baseline.scores) == set(twenty.trial(int(twenty.front.index[0])).scores)
+
+
+def test_every_trial_says_why_and_so_does_the_diary(twenty: Run) -> None:
+    assert list(twenty.trials["proposed"]) == ["the baseline", *["given by the user"] * 19]
+    events = [json.loads(line) for line in (twenty.path / "events.jsonl").read_text().splitlines()]
+    diary = {event["trial"]: event["proposed"] for event in events if event["event"] == "started"}
+    assert {number: diary[number] for number in range(20)} == twenty.proposed
+    assert twenty.left_out == {}
 
 
 def test_the_front_and_the_baseline_are_scored_on_the_test_split(twenty: Run) -> None:
@@ -180,6 +194,14 @@ def test_what_a_task_file_prints_is_no_part_of_the_json(chatty: subprocess.Compl
     assert chatty.returncode == 0, chatty.stderr
     assert json.loads(chatty.stdout)["trials"] == 1
     assert "hello" in chatty.stderr
+
+
+def test_the_json_tells_why_trials_were_proposed_and_methods_left_out(
+    chatty: subprocess.CompletedProcess[str],
+) -> None:
+    data = json.loads(chatty.stdout)
+    assert data["proposed"]["0"] == {"origin": "the baseline"}
+    assert "structured_magnitude" not in data["left_out"]
 
 
 def test_a_test_split_that_cannot_be_scored_costs_only_its_scores(chatty: subprocess.CompletedProcess[str]) -> None:

@@ -237,12 +237,15 @@ def test_closing_leaves_nothing_running_and_forgets_nothing(opener: Opener) -> N
     study = opener(LARGE)
     study.enqueue(Recipe())
     run(study, 1)
+    study.enqueue(cut(0.5), "known good")
     interrupted = [ask(study), ask(study)]
     study.close()
     assert [trial.state for trial in opener.trials] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL]
     again = opener(LARGE)
     assert again.count == 1
-    assert [proposal.recipe for proposal in run(again, 2)] == [proposal.recipe for proposal in interrupted]
+    asked = run(again, 2)
+    assert [proposal.recipe for proposal in asked] == [proposal.recipe for proposal in interrupted]
+    assert [proposal.proposed for proposal in asked] == [{"origin": "known good"}, interrupted[1].proposed]
     assert again.count == 3
 
 

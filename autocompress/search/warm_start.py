@@ -1,0 +1,80 @@
+"""What a search tries before its sampler has a say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from autocompress.errors import InvalidInput, NothingFits
+from autocompress.family import family_of
+from autocompress.plugins import Registry
+from autocompress.portfolio import Portfolio
+from autocompress.recipe import Recipe
+from autocompress.run import Run
+from autocompress.search.settings import Settings
+from autocompress.space import BoundSpace, held_recipe, known_recipes
+
+MOST = 5
+"""Recipes of the portfolio in one search."""
+MOST_SHARE = 0.25
+"""The share of the budget's trials that the portfolio may take."""
+
+
+class Start(NamedTuple):
+    recipe: Recipe
+    why: str
+
+
+def first_recipes(settings: Settings, space: BoundSpace, registry: Registry) -> tuple[list[Start], list[str]]:
+    """The baseline, the given recipes, the portfolio's and those of the runs that are like this one; each once.
+
+    The second list says which recipes of those runs this search cannot try, and why.
+    Raises InvalidInput for a given recipe that the space does not hold, RunError for a run that is none.
+    """
+    task, left_out = settings.task, list[str]()
+    starts = {Recipe().key: Start(Recipe(), "the baseline")}
+
+    def add(recipe: Recipe, why: str) -> None:
+        starts.setdefault(recipe.key, Start(recipe, why))
+
+    for recipe in known_recipes(settings.space.recipes, space, registry, task):
+        add(recipe, "given in the search space")
+    for recipe in known_recipes(settings.recipes, space, registry, task):
+        add(recipe, "given by the user")
+    if settings.portfolio:
+        new = [start for start in _portfolio(settings, space, registry) if start.recipe.key not in starts]
+        for start in new[: _most(settings.budget.trials)]:
+            add(*start)
+    for path in settings.like:
+        for recipe in _front(path):
+            try:
+                add(held_recipe(recipe, space, registry, task), f"front of run {path}")
+            except InvalidInput as reason:
+                left_out.append(f"left out of the front of run {path}: {reason}")
+    return list(starts.values()), left_out
+
+
+def _most(trials: int | None) -> int:
+    return MOST if trials is None else min(MOST, int(MOST_SHARE * trials))
+
+
+def _portfolio(settings: Settings, space: BoundSpace, registry: Registry) -> Iterator[Start]:
+    """For the device of the first target."""
+    kind = settings.target.torch_device.type
+    family = family_of(settings.task.trained_model())
+    if family is None:
+        return
+    for recipe in Portfolio.shipped(kind).recipes(family, space, registry, settings.task):
+        yield Start(recipe, f"known good for {family.plural} on a {kind.upper()}")
+
+
+def _front(path: Path) -> list[Recipe]:
+    """What another search found, its best first and then by quality."""
+    run = Run(path)
+    numbers = [int(number) for number in run.front.index]
+    try:
+        numbers = [run.best().number, *numbers]
+    except NothingFits:
+        pass
+    return [run.trial(number).recipe for number in dict.fromkeys(numbers)]
