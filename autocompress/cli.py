@@ -64,6 +64,10 @@ def search(
         float, typer.Option(help="A target, for its hardware's limits and free acceleration; 0: not at all.")
     ] = 20.0,
     seed: Annotated[int, typer.Option(help="Of the sampler and the training.")] = 0,
+    store: Annotated[
+        str | None, typer.Option(help="Where trainings are kept that recipes share.  [default: the run's folder]")
+    ] = None,
+    no_store: Annotated[bool, typer.Option("--no-store", help="Train for each recipe anew.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Search for compressed models; the same command again continues the run."""
@@ -87,6 +91,7 @@ def search(
             latency_seconds=latency_seconds,
             hardware_seconds=hardware_seconds,
             seed=seed,
+            store=False if no_store else store or True,
         )
     _show(report.as_data(run), as_json, lambda: report.print_result(run, report.output()))
 

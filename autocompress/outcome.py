@@ -28,6 +28,10 @@ class Outcome:
     """The distribution of that method, with its version."""
     work_s: float = 0.0
     """Seconds spent compressing and scoring, without the engine's own overhead."""
+    training_s: float = 0.0
+    """Those of them that were spent training."""
+    spared_s: float = 0.0
+    """Seconds that its training had taken in an earlier trial, from which it was taken."""
 
     @property
     def scored(self) -> bool:

@@ -31,6 +31,9 @@ class Settings:
     hardware_seconds: float
     """For each target, to find out what its hardware and free acceleration can do; 0 leaves that out."""
     progress: bool
+    store: str | None = None
+    """Folder or URL of the trained prefixes; None for no store."""
+    store_bytes: int = 10 * 10**9
 
     @property
     def target(self) -> Target:

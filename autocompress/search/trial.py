@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import functools
 import json
-import random
 import shutil
 import sys
 import time
@@ -16,12 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
-import numpy as np
 import torch
 from torch import nn
 
 from autocompress.artifact import RECIPE_FILE, seal, write_model
-from autocompress.compress import Compressed, finalize, train_recipe
+from autocompress.compress import Compressed, finalize, seed_all, train_recipe
 from autocompress.errors import first_line
 from autocompress.folders import device_folder, partial_folder, publish, trial_folder
 from autocompress.measure.accuracy import NotANumber
@@ -30,7 +27,9 @@ from autocompress.method import NoEffect, OutputsDiffer
 from autocompress.outcome import OK, Outcome, failure
 from autocompress.plugins import registry
 from autocompress.recipe import Recipe
+from autocompress.search.prefixes import StoreAccess, StoredPrefixes
 from autocompress.search.shipped import by_device, largest_bytes, load_shipped, plain, score_shipped
+from autocompress.search.watchdog import Watchdog
 from autocompress.task import Task
 
 CAUSE_OF: dict[type[Exception], str] = {NoEffect: "no_effect", OutputsDiffer: "outputs_differ", NotANumber: "nan"}
@@ -47,6 +46,8 @@ class TrialContext:
     seed: int
     minutes_per_trial: float | None
     latency_seconds: float
+    store: StoreAccess | None = None
+    """Where trained prefixes are kept; None for nowhere."""
 
     def with_trained_model(self) -> TrialContext:
         """With the trained model itself in place of its factory, so that a process builds it once."""
@@ -68,6 +69,8 @@ class TrialRunner:
     def __init__(self, context: TrialContext) -> None:
         self._shared = context
         self._acting = ""
+        self._training_s = self._spared_s = 0.0
+        self._watchdog = Watchdog(context.minutes_per_trial)
 
     def run(self, number: int, recipe: Recipe) -> Outcome:
         """The outcome, with the trial's folder complete; raises TrialFailed after a failure was written there."""
@@ -76,12 +79,14 @@ class TrialRunner:
         folder.mkdir(parents=True)
         started = time.monotonic()
         self._acting = ""
-        with _logging_to(folder / LOG_FILE) as log, self._watchdog(folder):
+        self._training_s = self._spared_s = 0.0
+        with _logging_to(folder / LOG_FILE) as log, self._watchdog.watching(folder / HANG_FILE):
             try:
                 outcome = self._carry_out(folder, recipe)
             except (Exception, SystemExit) as error:  # plugins' and users' code
                 traceback.print_exc(file=log)
                 outcome = self._failure(error, time.monotonic() - started)
+        outcome = replace(outcome, training_s=self._training_s, spared_s=self._spared_s)
         (folder / HANG_FILE).unlink()
         finish_folder(self._shared.run, number, outcome)
         if outcome.failed:
@@ -96,7 +101,7 @@ class TrialRunner:
 
     def _carry_out(self, folder: Path, recipe: Recipe) -> Outcome:
         context = self.context
-        _seed_all(context.seed)
+        seed_all(context.seed)
         start = time.monotonic()
         trained = train_recipe(
             context.task,
@@ -105,10 +110,12 @@ class TrialRunner:
             target=context.targets[0],
             seed=context.seed,
             on_step=self._on_step,
+            prefixes=self._prefixes,
         )
+        self._training_s, self._spared_s = trained.training_s, trained.spared_s
         firsts = [first for first, *_ in by_device(context.targets)]
         compressed = {first: finalize(trained, first, keep=first is not firsts[-1]) for first in firsts}
-        worked = time.monotonic() - start
+        worked = time.monotonic() - start - (self._prefixes.waited_s if self._prefixes else 0.0)
         for first, what_ships in compressed.items():
             self._write(device_folder(folder, first.device, context.targets[0].device), what_ships, recipe, first)
         models = load_shipped(folder, trained.student, context.task, context.targets)
@@ -130,6 +137,17 @@ class TrialRunner:
         (folder / "changes.json").write_text(json.dumps(changes, indent=1), encoding="utf-8")
 
     @functools.cached_property
+    def _prefixes(self) -> StoredPrefixes | None:
+        """Trained prefixes. A wait is for others' trainings, each of which has no more minutes than a trial has."""
+        shared = self._shared
+        if shared.store is None:
+            return None
+        patience = shared.minutes_per_trial and 60 * shared.minutes_per_trial
+        return StoredPrefixes(
+            shared.store, registry(), shared.targets[0], shared.seed, patience_s=patience, paused=self._watchdog.paused
+        )
+
+    @functools.cached_property
     def baselines(self) -> dict[str, nn.Module]:
         """The trained model on each device."""
         return self.context.baselines()
@@ -141,18 +159,6 @@ class TrialRunner:
         cause = next((cause for kind, cause in CAUSE_OF.items() if isinstance(error, kind)), "raise")
         plugin = registry().plugin_of(self._acting).release if self._acting else ""
         return failure(cause, first_line(error), self._acting, plugin, seconds)
-
-    @contextlib.contextmanager
-    def _watchdog(self, folder: Path) -> Iterator[None]:
-        """Ends this process when the trial's minutes are over, even inside C code, leaving a traceback in a file."""
-        minutes = self._shared.minutes_per_trial
-        with (folder / HANG_FILE).open("w") as hang:
-            if minutes:
-                faulthandler.dump_traceback_later(minutes * 60, exit=True, file=hang)
-            try:
-                yield
-            finally:
-                faulthandler.cancel_dump_traceback_later()
 
 
 def finish_folder(run: Path, number: int, outcome: Outcome) -> None:
@@ -196,9 +202,3 @@ def _logging_to(path: Path) -> Iterator[TextIO]:
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             yield log
     sys.stdout.flush()
-
-
-def _seed_all(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
