@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -53,6 +54,33 @@ class Outcome:
     def from_json(cls, text: str) -> Outcome:
         data: dict[str, Any] = json.loads(text)
         return cls(**data)
+
+
+@dataclass(frozen=True)
+class Savings:
+    """What a search did not have to train."""
+
+    trainings: int
+    """Trials whose recipe has a training, and that came as far as that."""
+    spared: int
+    """Those of them that found it done."""
+    spared_s: float
+    """What those trainings had taken when they were done."""
+
+    @classmethod
+    def of(cls, outcomes: Iterable[Outcome]) -> Savings:
+        trained = [outcome for outcome in outcomes if outcome.training_s or outcome.spared_s]
+        spared = [outcome.spared_s for outcome in trained if outcome.spared_s]
+        return cls(len(trained), len(spared), sum(spared))
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """In words; none where nothing was saved."""
+        if not self.spared:
+            return []
+        return [f"The store spared {self.spared} of {self.trainings} trainings, about {self.spared_s:.3g} s."]
 
 
 def failure(cause: str, error: str, method: str = "", plugin: str = "", work_s: float = 0.0) -> Outcome:
