@@ -68,6 +68,7 @@ def search(
         str | None, typer.Option(help="Where trainings are kept that recipes share.  [default: the run's folder]")
     ] = None,
     no_store: Annotated[bool, typer.Option("--no-store", help="Train for each recipe anew.")] = False,
+    no_screening: Annotated[bool, typer.Option("--no-screening", help="Train what size or latency rules out.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Search for compressed models; the same command again continues the run."""
@@ -92,6 +93,7 @@ def search(
             hardware_seconds=hardware_seconds,
             seed=seed,
             store=False if no_store else store or True,
+            screening=not no_screening,
         )
     _show(report.as_data(run), as_json, lambda: report.print_result(run, report.output()))
 

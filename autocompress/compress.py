@@ -132,9 +132,11 @@ def train_recipe(
     seed: int = 0,
     on_step: Callable[[str], None] = lambda method: None,
     prefixes: Prefixes | None = None,
+    before_training: Callable[[Compression], None] = lambda work: None,
 ) -> Compression:
     """A recipe up to the end of its training, on the target's device; `finalize` makes of it what ships.
 
+    `before_training` sees what is about to be trained, if it is, and may raise to end it; it must leave it as it is.
     What was trained before is taken from `prefixes`, if there are any; on a CPU the result is the same, bit for bit.
     """
     work = Compression(task, on_step, seed)
@@ -147,6 +149,7 @@ def train_recipe(
         if known:
             work.resume(known)
         elif epochs:
+            before_training(work)
             start = time.monotonic()
             seed_all(seed)
             work.model = train(

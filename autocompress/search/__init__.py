@@ -38,6 +38,7 @@ def search(
     progress: bool = True,
     store: bool | str | Path = True,
     store_bytes: int = 10 * 10**9,
+    screening: bool = True,
 ) -> Run:
     """Search for compressed models of a task; the same call on the same run continues it.
 
@@ -58,6 +59,8 @@ def search(
         store: where trainings are kept that recipes can share: in the run's own folder, in another folder or fsspec URL
             that several searches may share, or nowhere (False).
         store_bytes: what may lie there; beyond it, what was not used for longest is removed.
+        screening: whether the size and latency of what would ship are looked at before the training, so that a trial
+            that breaks a limit on them, or cannot enter the front, ends there.
 
     Raises InvalidInput for a task, space, limit or recipe that breaks a rule, RunError when the run's folder is in use,
     not writable or belongs to another search. A trial that fails raises nothing: it is a row of the result.
@@ -99,6 +102,7 @@ def search(
         progress=progress,
         store=_store(store, Path(runs) / folder),
         store_bytes=store_bytes,
+        screening=screening,
     )
     run = run_search(settings)
     if run.scored:

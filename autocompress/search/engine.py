@@ -125,6 +125,7 @@ def run_search(settings: Settings) -> Run:
             settings.limits,
             settings.seed,
             targets=len(settings.targets),
+            screening=settings.screening,
         )
         study.adopt_orphans(lambda number: recorded_outcome(folder.path, number))
         for recipe in [Recipe(), *known]:
@@ -219,6 +220,7 @@ def _context(settings: Settings, folder: RunFolder, display: Display) -> TrialCo
         settings.budget.minutes_per_trial,
         settings.latency_seconds,
         _store(settings, display),
+        settings.limits,
     )
 
 

@@ -67,22 +67,28 @@ class Forecaster:
         distributions: Mapping[str, BaseDistribution],
         pending: Sequence[Params],
     ) -> None:
-        """Learn from scored trials, and from the failed; recipes that are pending are believed to go as predicted."""
+        """Learn from scored trials, from what was measured of the screened, and from the failed.
+
+        Recipes that are pending are believed to go as predicted.
+        """
         if tuple(distributions) != self._names:
             self._names, self._embedding, self._processes = tuple(distributions), Embedding(distributions), {}
-        self._history, self._values = history, history.values(trials)
-        recipes = [trial.params for trial in trials]
-        rows = self._embedding(recipes)
+        screened = history.screened[-len(trials) :]
+        self._history = history
+        self._values = np.concatenate([history.values(trials), history.measured(screened)])
+        scored, trials = len(trials), [*trials, *screened]
+        rows = self._embedding([trial.params for trial in trials])
         beliefs = self._embedding(pending)
         self._targets: list[str] = []
         for index in range(self._values.shape[1]):
-            self._learn(f"objective {index}", rows, self._values[:, index], beliefs)
+            told = ~np.isnan(self._values[:, index])
+            self._learn(f"objective {index}", rows[told], self._values[told, index], beliefs)
         self._limits = {name: self._limit(name, trials, rows, beliefs) for name in _names_of_limits(trials)}
-        failed = [trial.params for trial in history.failed[-len(trials) :]]
+        failed = [trial.params for trial in history.failed[-scored:]]
         if failed:
-            ends = np.concatenate([np.zeros(len(recipes)), np.ones(len(failed))])
-            self._learn("failure", np.concatenate([rows, self._embedding(failed)]), ends, beliefs)
-        took = [self._seconds(trial) if self._seconds else None for trial in trials]
+            ends = np.concatenate([np.zeros(scored), np.ones(len(failed))])
+            self._learn("failure", np.concatenate([rows[:scored], self._embedding(failed)]), ends, beliefs)
+        took = [self._seconds(trial) if self._seconds else None for trial in trials[:scored]]
         timed = [index for index, seconds in enumerate(took) if seconds]
         self._usual_s = float(np.mean([took[index] for index in timed])) if timed else 1.0
         if len(timed) > 1:
@@ -146,7 +152,9 @@ def _names_of_limits(trials: Sequence[FrozenTrial]) -> list[str]:
 
 
 def _line(values: Array, excess: Array) -> tuple[float, float] | None:
-    """Slope and height where the excess is a straight line over the values."""
+    """Slope and height where the excess is a straight line over the values, where both are known."""
+    known = ~np.isnan(values)
+    values, excess = values[known], excess[known]
     if len(values) < 4 or not values.std() or not excess.std():
         return None
     slope = float(np.cov(values, excess, bias=True)[0, 1] / values.var())

@@ -137,7 +137,7 @@ class GreyBoxSampler(BaseSampler):
         scored = self._history.update(number)
         if self._underneath is not None:
             self._underneath.learn(scored)
-        for trial in scored:
+        for trial in [*scored, *self._history.screened]:
             self._space.distributions |= trial.distributions
         return self._history
 

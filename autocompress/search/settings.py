@@ -34,6 +34,8 @@ class Settings:
     store: str | None = None
     """Folder or URL of the trained prefixes; None for no store."""
     store_bytes: int = 10 * 10**9
+    screening: bool = True
+    """Whether hopeless trials end before their training."""
 
     @property
     def target(self) -> Target:

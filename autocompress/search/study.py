@@ -15,13 +15,15 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.limits import Limit, Scores
 from autocompress.metric import Metric
-from autocompress.outcome import INFEASIBLE, INTERRUPTED, OK, Outcome
+from autocompress.outcome import INFEASIBLE, INTERRUPTED, OK, SCREENED, Outcome
 from autocompress.parameters import Choice, Integer, Parameter
 from autocompress.recipe import Recipe
 from autocompress.run import DUPLICATE_OF, OUTCOME, RECIPE, outcome_of
 from autocompress.search.candidates import Define
-from autocompress.search.mirror import MirroredStudy
+from autocompress.search.history import MEASURED
+from autocompress.search.mirror import Answer, MirroredStudy
 from autocompress.search.sampler import GreyBoxSampler
+from autocompress.search.screening import LEAST_SEEN, Hurdles, judgeable
 from autocompress.selection import time_ratios
 from autocompress.space import BoundSpace, grid_size, grid_value
 
@@ -36,6 +38,8 @@ RANDOM_DRAWS = 1000
 class Proposal:
     number: int
     recipe: Recipe
+    hurdles: Hurdles | None = None
+    """What the trial is screened by; None for not at all."""
 
 
 class SearchStudy:
@@ -50,9 +54,10 @@ class SearchStudy:
         seed: int,
         sampler: SamplerFactory | None = None,
         targets: int = 1,
+        screening: bool = True,
     ) -> None:
         """Opens or creates the study; `sampler` makes another sampler than the grey-box one, from space and seed."""
-        self._space, self._objective, self._limits = space, objective, limits
+        self._space, self._objective, self._limits, self._screening = space, objective, limits, screening
         best = StudyDirection.MAXIMIZE if objective.higher_is_better else StudyDirection.MINIMIZE
         # quality, bytes, and for each target time as a share of the baseline's
         self._study = MirroredStudy(url, [best, *[StudyDirection.MINIMIZE] * (1 + targets)])
@@ -99,8 +104,8 @@ class SearchStudy:
                 self._study.start(trial, {RECIPE: recipe.plain()} | self._reason(trial))
                 self._seen[recipe.key] = trial.number
                 self._live[trial.number] = recipe
-                return Proposal(trial.number, recipe)
-            self._study.add(trial, *self._answer(self.outcomes.get(twin), {DUPLICATE_OF: twin}))
+                return Proposal(trial.number, recipe, self._hurdles())
+            self._study.add(trial, self._answer(self.outcomes.get(twin), {DUPLICATE_OF: twin}))
             fresh = self._untried()
             if fresh is None:
                 return None
@@ -111,7 +116,7 @@ class SearchStudy:
         outcome = self._judge(outcome)
         recipe = self._live.pop(number)
         self.outcomes[number] = outcome
-        self._study.finish(number, *self._answer(outcome, {OUTCOME: json.loads(outcome.to_json())}))
+        self._study.finish(number, self._answer(outcome, {OUTCOME: json.loads(outcome.to_json())}))
         if outcome.state == INTERRUPTED:
             del self._seen[recipe.key]
             self.enqueue(recipe)
@@ -151,17 +156,33 @@ class SearchStudy:
         violated = any(limit.violation(outcome.scores, baseline) > 0 for limit in self._limits)
         return replace(outcome, state=INFEASIBLE) if violated else outcome
 
-    def _answer(
-        self, outcome: Outcome | None, attributes: dict[str, Any]
-    ) -> tuple[list[float] | None, dict[str, Any], dict[str, float]]:
-        """What Optuna is told of an outcome: values (none of a failed or unfinished one), attributes, constraints."""
-        if outcome is None or not outcome.scored:
-            return None, attributes, {}
-        scores = outcome.scores
-        baseline = self.baseline or scores
-        constraints = {limit.text: limit.violation(scores, baseline) for limit in self._limits}
-        values = [scores[self._objective.name], scores["size_bytes"], *time_ratios(scores)]
-        return values, attributes, constraints
+    def _hurdles(self) -> Hurdles | None:
+        """What is known of baseline and front, for the worker to screen by."""
+        if not self._screening or self.baseline is None:
+            return None
+        name, sign = self._objective.name, 1 if self._objective.higher_is_better else -1
+        seen = [outcome.scores for outcome in self.outcomes.values() if outcome.state == OK]
+        best = max((sign * scores[name] for scores in seen), default=0.0)
+        enough = len(seen) >= LEAST_SEEN
+        return Hurdles(self.baseline, tuple(s for s in seen if enough and sign * s[name] == best))
+
+    def _answer(self, outcome: Outcome | None, attributes: dict[str, Any]) -> Answer:
+        """What Optuna is told of an outcome.
+
+        A scored trial is COMPLETE; a screened one PRUNED, with the limits that it breaks and the objectives that were
+        measured; any other FAIL.
+        """
+        if outcome is None or not (outcome.scored or outcome.state == SCREENED):
+            return Answer(TrialState.FAIL, attributes)
+        scores, baseline = outcome.scores, self.baseline or outcome.scores
+        known = [limit for limit in self._limits if outcome.scored or judgeable(limit, scores)]
+        constraints = {limit.text: limit.violation(scores, baseline) for limit in known}
+        if outcome.scored:
+            values = [scores[self._objective.name], scores["size_bytes"], *time_ratios(scores)]
+            return Answer(TrialState.COMPLETE, attributes, constraints, values)
+        ratios = time_ratios(scores) or [None] * (len(self._study.directions) - 2)
+        measured: list[float | None] = [None, scores["size_bytes"], *ratios]
+        return Answer(TrialState.PRUNED, attributes | {MEASURED: measured}, constraints)
 
     def _reason(self, trial: Trial) -> dict[str, Any]:
         """Why a recipe was proposed, of samplers that say so; what was queued has no reason."""

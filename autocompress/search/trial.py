@@ -18,16 +18,18 @@ import torch
 from torch import nn
 
 from autocompress.artifact import RECIPE_FILE, seal, write_model
-from autocompress.compress import Compressed, finalize, seed_all, train_recipe
+from autocompress.compress import Compressed, Compression, finalize, seed_all, train_recipe
 from autocompress.errors import first_line
 from autocompress.folders import device_folder, partial_folder, publish, trial_folder
+from autocompress.limits import Limit
 from autocompress.measure.accuracy import NotANumber
 from autocompress.measure.device import Target
 from autocompress.method import NoEffect, OutputsDiffer
-from autocompress.outcome import OK, Outcome, failure
+from autocompress.outcome import OK, SCREENED, Outcome, failure
 from autocompress.plugins import registry
 from autocompress.recipe import Recipe
 from autocompress.search.prefixes import StoreAccess, StoredPrefixes
+from autocompress.search.screening import Hurdles, Screened, Screening
 from autocompress.search.shipped import by_device, largest_bytes, load_shipped, plain, score_shipped
 from autocompress.search.watchdog import Watchdog
 from autocompress.task import Task
@@ -48,6 +50,8 @@ class TrialContext:
     latency_seconds: float
     store: StoreAccess | None = None
     """Where trained prefixes are kept; None for nowhere."""
+    limits: tuple[Limit, ...] = ()
+    """What trials are screened for."""
 
     def with_trained_model(self) -> TrialContext:
         """With the trained model itself in place of its factory, so that a process builds it once."""
@@ -69,24 +73,30 @@ class TrialRunner:
     def __init__(self, context: TrialContext) -> None:
         self._shared = context
         self._acting = ""
-        self._training_s = self._spared_s = 0.0
+        self._training_s = self._spared_s = self._screening_s = 0.0
         self._watchdog = Watchdog(context.minutes_per_trial)
 
-    def run(self, number: int, recipe: Recipe) -> Outcome:
-        """The outcome, with the trial's folder complete; raises TrialFailed after a failure was written there."""
+    def run(self, number: int, recipe: Recipe, hurdles: Hurdles | None = None) -> Outcome:
+        """The outcome, with the trial's folder complete; raises TrialFailed after a failure was written there.
+
+        Without hurdles it is not screened.
+        """
         folder = partial_folder(self._shared.run, number)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         started = time.monotonic()
         self._acting = ""
-        self._training_s = self._spared_s = 0.0
+        self._training_s = self._spared_s = self._screening_s = 0.0
         with _logging_to(folder / LOG_FILE) as log, self._watchdog.watching(folder / HANG_FILE):
             try:
-                outcome = self._carry_out(folder, recipe)
+                outcome = self._carry_out(folder, recipe, hurdles)
+            except Screened as end:
+                print(f"screened: {end.reason}", file=log)
+                outcome = Outcome(SCREENED, end.scores, end.reason, work_s=time.monotonic() - started)
             except (Exception, SystemExit) as error:  # plugins' and users' code
                 traceback.print_exc(file=log)
                 outcome = self._failure(error, time.monotonic() - started)
-        outcome = replace(outcome, training_s=self._training_s, spared_s=self._spared_s)
+        outcome = replace(outcome, training_s=self._training_s, spared_s=self._spared_s, screening_s=self._screening_s)
         (folder / HANG_FILE).unlink()
         finish_folder(self._shared.run, number, outcome)
         if outcome.failed:
@@ -99,7 +109,7 @@ class TrialRunner:
         torch.set_num_threads(self._shared.targets[0].threads)
         return self._shared.with_trained_model()
 
-    def _carry_out(self, folder: Path, recipe: Recipe) -> Outcome:
+    def _carry_out(self, folder: Path, recipe: Recipe, hurdles: Hurdles | None) -> Outcome:
         context = self.context
         seed_all(context.seed)
         start = time.monotonic()
@@ -111,10 +121,14 @@ class TrialRunner:
             seed=context.seed,
             on_step=self._on_step,
             prefixes=self._prefixes,
+            before_training=lambda work: self._screen(work, recipe, hurdles, folder / "screening"),
         )
         self._training_s, self._spared_s = trained.training_s, trained.spared_s
+        self._screening.trained(trained.training_s or trained.spared_s, recipe.recovery.epochs)
         firsts = [first for first, *_ in by_device(context.targets)]
+        finalizing = time.monotonic()
         compressed = {first: finalize(trained, first, keep=first is not firsts[-1]) for first in firsts}
+        self._screening.finalized(trained, time.monotonic() - finalizing)
         worked = time.monotonic() - start - (self._prefixes.waited_s if self._prefixes else 0.0)
         for first, what_ships in compressed.items():
             self._write(device_folder(folder, first.device, context.targets[0].device), what_ships, recipe, first)
@@ -129,6 +143,21 @@ class TrialRunner:
         (folder / "metrics.json").write_text(json.dumps(scores), encoding="utf-8")
         (folder / "latency.json").write_text(json.dumps(plain(latencies)), encoding="utf-8")
         return Outcome(OK, scores, work_s=worked)
+
+    def _screen(self, work: Compression, recipe: Recipe, hurdles: Hurdles | None, scratch: Path) -> None:
+        if hurdles is None:
+            return
+        start = time.monotonic()
+        try:
+            self._screening(work, recipe, hurdles, lambda: self.baselines, scratch)
+        finally:
+            self._screening_s = time.monotonic() - start
+            self._on_step("")
+
+    @functools.cached_property
+    def _screening(self) -> Screening:
+        context = self.context
+        return Screening(context.task, context.targets, context.limits, context.latency_seconds)
 
     def _write(self, folder: Path, compressed: Compressed, recipe: Recipe, target: Target) -> None:
         folder.mkdir(exist_ok=True)
