@@ -25,7 +25,7 @@ from autocompress.search.identity import task_identity
 from autocompress.search.prefixes import StoreAccess
 from autocompress.search.settings import Settings
 from autocompress.search.store import Store
-from autocompress.search.study import Proposal, SearchStudy
+from autocompress.search.study import Proposal, SearchStudy, sharing_grey_box
 from autocompress.search.trial import TrialContext, dead_worker_outcome, recorded_outcome
 from autocompress.space import bind, known_recipes
 
@@ -126,6 +126,7 @@ def run_search(settings: Settings) -> Run:
             settings.seed,
             targets=len(settings.targets),
             screening=settings.screening,
+            sampler=sharing_grey_box(space) if settings.store else None,
         )
         study.adopt_orphans(lambda number: recorded_outcome(folder.path, number))
         for recipe in [Recipe(), *known]:

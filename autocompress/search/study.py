@@ -19,7 +19,7 @@ from autocompress.outcome import INFEASIBLE, INTERRUPTED, OK, SCREENED, Outcome
 from autocompress.parameters import Choice, Integer, Parameter
 from autocompress.recipe import Recipe
 from autocompress.run import DUPLICATE_OF, OUTCOME, RECIPE, outcome_of
-from autocompress.search.candidates import Define
+from autocompress.search.candidates import Define, Params
 from autocompress.search.history import MEASURED
 from autocompress.search.mirror import Answer, MirroredStudy
 from autocompress.search.sampler import GreyBoxSampler
@@ -180,8 +180,8 @@ class SearchStudy:
         if outcome.scored:
             values = [scores[self._objective.name], scores["size_bytes"], *time_ratios(scores)]
             return Answer(TrialState.COMPLETE, attributes, constraints, values)
-        ratios = time_ratios(scores) or [None] * (len(self._study.directions) - 2)
-        measured: list[float | None] = [None, scores["size_bytes"], *ratios]
+        unknown = [None] * (len(self._study.directions) - 2)
+        measured = [None, scores["size_bytes"], *(time_ratios(scores) or unknown)]
         return Answer(TrialState.PRUNED, attributes | {MEASURED: measured}, constraints)
 
     def _reason(self, trial: Trial) -> dict[str, Any]:
@@ -216,9 +216,26 @@ def define(space: BoundSpace, trial: Trial) -> Recipe:
 
 def grey_box(define: Define, seed: int, **options: Any) -> GreyBoxSampler:
     """The sampler of a search; options are those of `GreyBoxSampler`."""
-    return GreyBoxSampler(define, seed=seed, seconds=_work_s, **options)
+    return GreyBoxSampler(define, seed=seed, seconds=_whole_s, **options)
 
 
-def _work_s(trial: FrozenTrial) -> float | None:
+def sharing_grey_box(space: BoundSpace) -> SamplerFactory:
+    """The same where trainings are shared: it knows what a recipe costs whose training is there."""
+    return functools.partial(grey_box, shared=functools.partial(prefix_params, space), after_training=_after_training_s)
+
+
+def prefix_params(space: BoundSpace, params: Params) -> dict[str, Any]:
+    """Those of a recipe's parameters that its training depends on; none of a recipe without."""
+    trained = {"recovery", *space.needs_training}
+    return {name: value for name, value in params.items() if name.split(".")[0] in trained or value in trained}
+
+
+def _whole_s(trial: FrozenTrial) -> float | None:
+    """As if nothing had been shared."""
     outcome = outcome_of(trial)
-    return None if outcome is None else outcome.work_s
+    return None if outcome is None else outcome.work_s + outcome.spared_s
+
+
+def _after_training_s(trial: FrozenTrial) -> float | None:
+    outcome = outcome_of(trial)
+    return None if outcome is None else outcome.work_s - outcome.training_s
