@@ -20,6 +20,7 @@ from autocompress.run import Run
 from autocompress.search import ray_environment
 from autocompress.search.chatter import log_records_to
 from autocompress.search.display import Display
+from autocompress.search.floor import check_reachable
 from autocompress.search.folder import RunFolder, open_run
 from autocompress.search.identity import task_identity
 from autocompress.search.prefixes import StoreAccess
@@ -112,6 +113,7 @@ def run_search(settings: Settings) -> Run:
     plugins = registry()
     space = bind(settings.space, settings.task, plugins, *settings.targets)
     versions = {name: plugins.plugin_of(name).release for name in space.parameters}
+    check_reachable(settings.limits, settings.task, settings.targets)
     known = known_recipes(settings.space, settings.recipes, space, plugins, settings.task)
     with (
         open_run(settings, versions) as folder,
