@@ -72,6 +72,11 @@ def search(
         list[Path] | None, typer.Option(help="A run on a similar task, whose front is tried next; may be repeated.")
     ] = None,
     explain: ExplainOption = False,
+    store: Annotated[
+        str | None, typer.Option(help="Where trainings are kept that recipes share.  [default: the run's folder]")
+    ] = None,
+    no_store: Annotated[bool, typer.Option("--no-store", help="Train for each recipe anew.")] = False,
+    no_screening: Annotated[bool, typer.Option("--no-screening", help="Train what size or latency rules out.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Search for compressed models; the same command again continues the run."""
@@ -97,6 +102,8 @@ def search(
             seed=seed,
             portfolio=portfolio,
             like=like or (),
+            store=False if no_store else store or True,
+            screening=not no_screening,
         )
 
     def show() -> None:

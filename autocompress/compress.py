@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import copy
+import random
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from autocompress.batch_norm import recalibrate
 from autocompress.effect import Change, Snapshot, byte_count, compare, output_error, outputs
 from autocompress.errors import InvalidInput, did_you_mean
-from autocompress.leaves import leaves
+from autocompress.leaves import leaves, load_leaves
 from autocompress.measure.device import Target
 from autocompress.measure.lock import DeviceLock
 from autocompress.method import Loss, Method, NoEffect, OutputsDiffer, Plan, Schedule
 from autocompress.parameters import Parameter
 from autocompress.plugins import Registry
+from autocompress.prefix import Prefixes, Trained, prefix_of
 from autocompress.recipe import Recipe, Step
 from autocompress.task import Task
 from autocompress.tensors import to_device
@@ -126,21 +132,46 @@ def train_recipe(
     target: Target,
     seed: int = 0,
     on_step: Callable[[str], None] = lambda method: None,
+    prefixes: Prefixes | None = None,
+    before_training: Callable[[Compression], None] = lambda work: None,
 ) -> Compression:
-    """A recipe up to the end of its training, on the target's device; `finalize` makes of it what ships."""
-    work = Compression(task, on_step)
-    work.reshape([(registry.get(step.method), step.params) for step in recipe.steps])
-    losses = work.losses(recipe.recovery.epochs)
+    """A recipe up to the end of its training, on the target's device; `finalize` makes of it what ships.
+
+    `before_training` sees what is about to be trained, if it is, and may raise to end it; it must leave it as it is.
+    What was trained before is taken from `prefixes`, if there are any; on a CPU the result is the same, bit for bit.
+    """
+    work = Compression(task, on_step, seed)
     device, lock = target.torch_device, DeviceLock(target)
-    work.model = work.model.to(device)
-    if recipe.recovery.epochs:
-        work.model = train(
-            work.model, losses or [TaskLoss(task.loss)], task, recipe.recovery,
-            device=device, seed=seed, lock=lock, schedules=work.schedules,
-        )  # fmt: skip
-    if work.changes:  # by reshaping, so that the running statistics are of another model
-        recalibrate(work.model, task, device=device, lock=lock, seed=seed)
+    methods = [(registry.get(step.method), step.params) for step in recipe.steps]
+    prefix, epochs = prefix_of(recipe, registry), recipe.recovery.epochs
+    with prefixes.claim(prefix) if prefixes and epochs else nullcontext() as known:
+        work.reshape(methods, known.plans if known else {})
+        losses = work.losses(epochs)
+        work.model = work.model.to(device)
+        if known:
+            work.resume(known)
+        elif epochs:
+            before_training(work)
+            start = time.monotonic()
+            seed_all(seed)
+            work.model = train(
+                work.model, losses or [TaskLoss(task.loss)], task, recipe.recovery,
+                device=device, seed=seed, lock=lock, schedules=work.schedules,
+            )  # fmt: skip
+            work.training_s = time.monotonic() - start
+        if work.changes and not known:  # by reshaping, so that the running statistics are of another model
+            recalibrate(work.model, task, device=device, lock=lock, seed=seed)
+        if prefixes and epochs and not known:
+            prefixes.keep(prefix, work.trained(prefix))
+    seed_all(seed)  # whatever the training drew, and whether there was one here
     return work
+
+
+def seed_all(seed: int) -> None:
+    """Of Python, NumPy and torch."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def finalize(trained: Compression, target: Target, *, keep: bool = False) -> Compressed:
@@ -153,17 +184,27 @@ def finalize(trained: Compression, target: Target, *, keep: bool = False) -> Com
 class Compression:
     """One model on its way through a recipe."""
 
-    def __init__(self, task: Task, on_step: Callable[[str], None]) -> None:
-        self.task, self.on_step, self.model = task, on_step, task.trained_model()
+    def __init__(self, task: Task, on_step: Callable[[str], None], seed: int = 0) -> None:
+        self.task, self.on_step, self.model, self._seed = task, on_step, task.trained_model(), seed
         self.steps: list[PlannedStep] = []
         self.changes: list[Change] = []
         self.student: str | None = None
+        self.training_s = 0.0
+        """Seconds of the training, if there was one here."""
+        self.spared_s = 0.0
+        """Seconds that the training took when it was done before, if it was."""
         self._effective: set[str] = set()
 
-    def reshape(self, steps: Sequence[tuple[Method, Mapping[str, Any]]]) -> None:
+    def reshape(self, steps: Sequence[tuple[Method, Mapping[str, Any]]], known: Mapping[str, Plan]) -> None:
+        """Decide and reshape, step by step; what is `known` was decided before, by method.
+
+        Each step draws from the same seed: what it does must not depend on what others before it drew.
+        """
         for method, params in steps:
             self.on_step(method.name)
-            planned = PlannedStep(method, method.decide(self.model, params, self.task))
+            seed_all(self._seed)
+            plan = known[method.name] if method.name in known else method.decide(self.model, params, self.task)
+            planned = PlannedStep(method, plan)
             self.steps.append(planned)
             before = Snapshot.of(self.model)
             student = method.student(planned.plan, self.task)
@@ -189,6 +230,19 @@ class Compression:
                 self._check_effect(step)
         self.on_step("")
         return found
+
+    def trained(self, prefix: Recipe) -> Trained:
+        """What others with the same prefix need of the training."""
+        names = {step.method for step in prefix.steps}
+        plans = {step.method.name: step.plan for step in self.steps if step.method.name in names}
+        tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in leaves(self.model).items()}
+        return Trained(plans, tensors, self.training_s)
+
+    def resume(self, trained: Trained) -> None:
+        """Go on after a training that was done elsewhere."""
+        load_leaves(self.model, trained.tensors)
+        self.model.eval()
+        self.spared_s = trained.seconds
 
     def schedules(self) -> list[Schedule]:
         """What methods do to the model from step to step of its training."""

@@ -24,7 +24,7 @@ from autocompress.folders import device_folder, trial_folder
 from autocompress.limits import Limit, parse_limits, target_suffix
 from autocompress.measure.device import Target
 from autocompress.metric import Metric
-from autocompress.outcome import Outcome
+from autocompress.outcome import Outcome, Savings
 from autocompress.recipe import Recipe
 from autocompress.selection import choose, pareto_front
 from autocompress.space import SearchSpace
@@ -174,6 +174,11 @@ class Run:
             return {}
         reasons: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
         return reasons
+
+    @property
+    def savings(self) -> Savings:
+        """What the search did not have to train."""
+        return Savings.of(outcome for _, outcome in self.all_trials.values())
 
     @property
     def scored(self) -> dict[int, dict[str, float]]:

@@ -127,9 +127,10 @@ def main() -> None:
     assert isinstance(task.test, TensorDataset)
     with tempfile.TemporaryDirectory() as folder:
         values = logits(saved(task, Recipe(), Path(folder)), task.test)
-        dense = {"size_bytes": Artifact(Path(folder)).size_bytes, "test_accuracy": accuracy(values, task.test)}
+        dense_bytes = Artifact(Path(folder)).size_bytes
+    dense = {"size_bytes": dense_bytes, "test_accuracy": accuracy(values, task.test)}
     rows = [
-        row(task, name, recipe, bound, dense["size_bytes"], arguments.data)
+        row(task, name, recipe, bound, dense_bytes, arguments.data)
         for name, (recipe, bound) in recipes(arguments.epochs).items()
     ]
     console = Console(width=140)

@@ -44,6 +44,7 @@ def status_data(run: Run) -> dict[str, Any]:
         "trials": len(run.all_trials),
         "states": dict(states),
         "failures": failures(run),
+        "savings": run.savings.plain(),
     }
 
 

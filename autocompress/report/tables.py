@@ -27,6 +27,8 @@ def print_result(run: Run, console: Console | None = None) -> None:
     console.print(f"Front of {len(run.all_trials)} trials, latency on {where}:", highlight=False)
     console.print(_table(run, [run.trial(int(number)) for number in run.front.index]))
     print_failures(run, console)
+    for line in run.savings.lines():
+        _say(console, line)
     try:
         print_best(run, run.best(), console)
     except NothingFits as nothing:

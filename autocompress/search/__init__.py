@@ -38,6 +38,9 @@ def search(
     latency_seconds: float = 3.0,
     hardware_seconds: float = 20.0,
     progress: bool = True,
+    store: bool | str | Path = True,
+    store_bytes: int = 10 * 10**9,
+    screening: bool = True,
 ) -> Run:
     """Search for compressed models of a task; the same call on the same run continues it.
 
@@ -58,6 +61,11 @@ def search(
             the untouched model is with the acceleration that anybody gets for free; compiling comes on top. 0: not at
             all.
         progress: whether to show on stderr what happens.
+        store: where trainings are kept that recipes can share: in the run's own folder, in another folder or fsspec URL
+            that several searches may share, or nowhere (False).
+        store_bytes: what may lie there; beyond it, what was not used for longest is removed.
+        screening: whether the size and latency of what would ship are looked at before the training, so that a trial
+            that breaks a limit on them, or cannot enter the front, ends there.
 
     Raises InvalidInput for a task, space, limit or recipe that breaks a rule, RunError when the run's folder is in use,
     not writable or belongs to another search. A trial that fails raises nothing: it is a row of the result.
@@ -79,6 +87,8 @@ def search(
         raise InvalidInput(f"hardware_seconds must be a number of at least 0, but got {hardware_seconds}")
     if workers is not None and workers < 1:
         raise InvalidInput(f"workers must be at least 1, but got {workers}")
+    if store_bytes < 0:
+        raise InvalidInput(f"store_bytes must be at least 0, but got {store_bytes}")
     if limits is None:
         limits = DEFAULT_LIMITS if task.objective.name == "accuracy" else ()
     targets = _targets(target)
@@ -97,11 +107,21 @@ def search(
         progress=progress,
         portfolio=portfolio,
         like=_paths(like),
+        store=_store(store, Path(runs) / folder),
+        store_bytes=store_bytes,
+        screening=screening,
     )
     run = run_search(settings)
     if run.scored:
         write_page(run)
     return run
+
+
+def _store(wanted: bool | str | Path, run: Path) -> str | None:
+    """A folder that holds in any working directory, or a URL."""
+    if isinstance(wanted, bool):
+        return str((run / "store").resolve()) if wanted else None
+    return str(wanted) if "://" in str(wanted) else str(Path(wanted).resolve())
 
 
 def _targets(wanted: Target | str | Sequence[Target | str] | None) -> tuple[Target, ...]:

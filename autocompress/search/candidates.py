@@ -37,6 +37,16 @@ class Space:
     def at_random(self, rng: random.Random) -> dict[str, Any]:
         return self.draw(lambda name, distribution: random_value(distribution, rng))
 
+    def completed(self, params: Params, rng: random.Random) -> dict[str, Any]:
+        """A random recipe that has the given parameters, as far as the others leave them a place."""
+        return self.draw(
+            lambda name, distribution: (
+                params[name]
+                if name in params and _holds(distribution, params[name])
+                else random_value(distribution, rng)
+            )
+        )
+
     def neighbour(self, params: Params, rng: random.Random) -> dict[str, Any]:
         """The recipe with one or two parameters changed; what matters only then is drawn at random."""
         free = [name for name in params if not self.distributions[name].single()]

@@ -109,6 +109,9 @@ class Display:
             " tries again"
         )
 
+    def private_store(self, reason: str) -> None:
+        self._console.print(f"trainings are shared within this call only: {reason}")
+
     def no_surroundings(self, reason: str) -> None:
         self._console.print(f"the hardware's limits are not known: {reason}")
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autocompress.errors import AutocompressError, RunError
+from autocompress.errors import AutocompressError, InvalidInput, RunError, first_line
 from autocompress.limits import check_against_baseline
 from autocompress.outcome import Outcome
 from autocompress.plugins import registry
@@ -19,9 +19,13 @@ from autocompress.run import Run
 from autocompress.search import ray_environment
 from autocompress.search.chatter import log_records_to
 from autocompress.search.display import Display
+from autocompress.search.floor import check_reachable
 from autocompress.search.folder import RunFolder, open_run
+from autocompress.search.identity import task_identity
+from autocompress.search.prefixes import StoreAccess
 from autocompress.search.settings import Settings
-from autocompress.search.study import Proposal, SearchStudy
+from autocompress.search.store import Store
+from autocompress.search.study import Proposal, SearchStudy, sharing_grey_box
 from autocompress.search.trial import TrialContext, dead_worker_outcome, recorded_outcome
 from autocompress.search.warm_start import first_recipes
 from autocompress.space import bind
@@ -116,6 +120,7 @@ def run_search(settings: Settings) -> Run:
     space = bind(settings.space, settings.task, plugins, *settings.targets)
     versions = {name: plugins.plugin_of(name).release for name in space.parameters}
     starts, impossible = first_recipes(settings, space, plugins)
+    check_reachable(settings.limits, settings.task, settings.targets)
     with (
         open_run(settings, versions) as folder,
         log_records_to(folder.log_file, "optuna"),
@@ -129,6 +134,8 @@ def run_search(settings: Settings) -> Run:
             settings.limits,
             settings.seed,
             targets=len(settings.targets),
+            screening=settings.screening,
+            sampler=sharing_grey_box(space) if settings.store else None,
         )
         study.adopt_orphans(lambda number: recorded_outcome(folder.path, number))
         for start in starts:
@@ -154,7 +161,7 @@ def _run(search: Search, settings: Settings, folder: RunFolder, display: Display
     ray_environment.prepare()
     from autocompress.search.ray_session import run_trials, session
 
-    context = _context(settings, folder)
+    context = _context(settings, folder, display)
     with session(settings.workers):
         if not search.done:
             run_trials(search, context, settings.workers, folder.log_file)
@@ -213,7 +220,7 @@ def look_around(judge: JudgeProcess, settings: Settings, folder: RunFolder, disp
     return found
 
 
-def _context(settings: Settings, folder: RunFolder) -> TrialContext:
+def _context(settings: Settings, folder: RunFolder, display: Display) -> TrialContext:
     """What workers need, with paths that hold in any working directory."""
     weights = settings.task.weights
     return TrialContext(
@@ -223,4 +230,23 @@ def _context(settings: Settings, folder: RunFolder) -> TrialContext:
         settings.seed,
         settings.budget.minutes_per_trial,
         settings.latency_seconds,
+        _store(settings, display),
+        settings.limits,
     )
+
+
+def _store(settings: Settings, display: Display) -> StoreAccess | None:
+    """The store of trained prefixes, tried; raises InvalidInput where it cannot be used."""
+    if settings.store is None:
+        return None
+    try:
+        Store(settings.store, settings.store_bytes)
+    except Exception as error:  # of the file system, or of what fsspec needs for a URL
+        raise InvalidInput(
+            f"store {settings.store!r} must be a folder or URL that can be written, but: {first_line(error)};"
+            " name another one, or search without (--no-store)"
+        ) from error
+    identity = task_identity(settings.task)
+    if identity.private:
+        display.private_store(identity.private)
+    return StoreAccess(settings.store, settings.store_bytes, identity.digest)

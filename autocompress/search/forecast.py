@@ -55,8 +55,9 @@ class Outlook:
 class Forecaster:
     """Gaussian processes of objectives, limits, failures and seconds, which keep what they were tuned to."""
 
-    def __init__(self, costs: Costs | None, seconds: Seconds | None) -> None:
-        self._costs, self._seconds = costs, seconds
+    def __init__(self, costs: Costs | None, seconds: Seconds | None, after_training: Seconds | None = None) -> None:
+        """`after_training` tells what of a trial's seconds is left when its training is there already."""
+        self._costs, self._seconds, self._after_training = costs, seconds, after_training
         self._names: tuple[str, ...] = ()
         self._processes: dict[str, GaussianProcess] = {}
 
@@ -67,29 +68,35 @@ class Forecaster:
         distributions: Mapping[str, BaseDistribution],
         pending: Sequence[Params],
     ) -> None:
-        """Learn from scored trials, and from the failed; recipes that are pending are believed to go as predicted."""
+        """Learn from scored trials, from what was measured of the screened, and from the failed.
+
+        Recipes that are pending are believed to go as predicted.
+        """
         if tuple(distributions) != self._names:
             self._names, self._embedding, self._processes = tuple(distributions), Embedding(distributions), {}
-        self._history, self._values = history, history.values(trials)
-        recipes = [trial.params for trial in trials]
-        rows = self._embedding(recipes)
+        screened = history.screened[-len(trials) :]
+        self._history = history
+        self._values = np.concatenate([history.values(trials), history.measured(screened)])
+        scored, trials = len(trials), [*trials, *screened]
+        rows = self._embedding([trial.params for trial in trials])
         beliefs = self._embedding(pending)
         self._targets: list[str] = []
         for index in range(self._values.shape[1]):
-            self._learn(f"objective {index}", rows, self._values[:, index], beliefs)
+            told = ~np.isnan(self._values[:, index])
+            self._learn(f"objective {index}", rows[told], self._values[told, index], beliefs)
         self._limits = {name: self._limit(name, trials, rows, beliefs) for name in _names_of_limits(trials)}
-        failed = [trial.params for trial in history.failed[-len(trials) :]]
+        failed = [trial.params for trial in history.failed[-scored:]]
         if failed:
-            ends = np.concatenate([np.zeros(len(recipes)), np.ones(len(failed))])
-            self._learn("failure", np.concatenate([rows, self._embedding(failed)]), ends, beliefs)
-        took = [self._seconds(trial) if self._seconds else None for trial in trials]
-        timed = [index for index, seconds in enumerate(took) if seconds]
-        self._usual_s = float(np.mean([took[index] for index in timed])) if timed else 1.0
-        if len(timed) > 1:
-            self._learn("seconds", rows[timed], np.array([took[index] for index in timed]), beliefs)
+            ends = np.concatenate([np.zeros(scored), np.ones(len(failed))])
+            self._learn("failure", np.concatenate([rows[:scored], self._embedding(failed)]), ends, beliefs)
+        self._usual_s = self._learn_seconds("seconds", self._seconds, trials[:scored], rows, beliefs)
+        self._learn_seconds("after training", self._after_training, trials[:scored], rows, beliefs)
 
-    def outlook(self, recipes: Sequence[Params], measure: bool) -> Outlook:
-        """What recipes are expected to score; with `measure`, what can be known of them is asked for."""
+    def outlook(self, recipes: Sequence[Params], measure: bool, trained: Sequence[bool] | None = None) -> Outlook:
+        """What recipes are expected to score; with `measure`, what can be known of them is asked for.
+
+        `trained` says whose training is there already.
+        """
         rows = self._embedding(recipes)
         known = self._known(recipes) if measure else np.full((len(recipes), self._values.shape[1]), np.nan)
         draws = np.stack([self._draws(f"objective {index}", rows) for index in range(known.shape[1])], axis=2)
@@ -102,7 +109,10 @@ class Forecaster:
         if "failure" in self._targets:
             feasible *= np.clip(1 - self._draws("failure", rows).mean(0), 0.02, 1)
         samples = draws.mean(0) + BOLDNESS * (draws - draws.mean(0))
-        return Outlook(samples, feasible, violation, self._expected_seconds(rows), "seconds" in self._targets)
+        seconds = self._expected_seconds("seconds", rows)
+        if trained is not None and "after training" in self._targets:
+            seconds = np.where(trained, np.minimum(seconds, self._expected_seconds("after training", rows)), seconds)
+        return Outlook(samples, feasible, violation, seconds, "seconds" in self._targets)
 
     def _known(self, recipes: Sequence[Params]) -> Array:
         """What is known of recipes before training, turned; NaN for what is not: (recipes, objectives)."""
@@ -116,6 +126,16 @@ class Forecaster:
         if len(beliefs):
             process.believe(beliefs)
         self._targets.append(target)
+
+    def _learn_seconds(
+        self, target: str, seconds: Seconds | None, trials: Sequence[FrozenTrial], rows: Array, beliefs: Array
+    ) -> float:
+        """Learn what trials took, of those that tell it; gives the mean, or 1."""
+        took = [seconds(trial) if seconds else None for trial in trials]
+        timed = [index for index, taken in enumerate(took) if taken]
+        if len(timed) > 1:
+            self._learn(target, rows[timed], np.array([took[index] for index in timed]), beliefs)
+        return float(np.mean([took[index] for index in timed])) if timed else 1.0
 
     def _draws(self, target: str, rows: Array) -> Array:
         process = self._processes[target]
@@ -135,10 +155,10 @@ class Forecaster:
         self._learn(f"limit {name}", rows[having], excess, beliefs)
         return None
 
-    def _expected_seconds(self, rows: Array) -> Array:
-        if "seconds" not in self._targets:
+    def _expected_seconds(self, target: str, rows: Array) -> Array:
+        if target not in self._targets:
             return np.ones(len(rows))
-        return np.asarray(np.maximum(self._draws("seconds", rows).mean(0), 0.05 * self._usual_s))
+        return np.asarray(np.maximum(self._draws(target, rows).mean(0), 0.05 * self._usual_s))
 
 
 def _names_of_limits(trials: Sequence[FrozenTrial]) -> list[str]:
@@ -146,7 +166,9 @@ def _names_of_limits(trials: Sequence[FrozenTrial]) -> list[str]:
 
 
 def _line(values: Array, excess: Array) -> tuple[float, float] | None:
-    """Slope and height where the excess is a straight line over the values."""
+    """Slope and height where the excess is a straight line over the values, where both are known."""
+    known = ~np.isnan(values)
+    values, excess = values[known], excess[known]
     if len(values) < 4 or not values.std() or not excess.std():
         return None
     slope = float(np.cov(values, excess, bias=True)[0, 1] / values.var())

@@ -15,6 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 from autocompress.search.hypervolume import front
 
 Array = npt.NDArray[np.float64]
+MEASURED = "measured"
+"""The attribute of a pruned trial with the objectives that are known of it all the same, None for the others."""
 Key = tuple[tuple[str, Any], ...]
 
 
@@ -36,6 +38,8 @@ class History:
         """Complete trials with finite values; of a repeated recipe, the first."""
         self.best: list[FrozenTrial] = []
         """The feasible front; as long as nothing is feasible, the few trials that break the limits least."""
+        self.screened: list[FrozenTrial] = []
+        """Trials that ended before their training, with what was measured of them."""
         self._failed: dict[Key, FrozenTrial] = {}
         self.running: list[FrozenTrial] = []
         self._others: set[Key] = set()
@@ -72,6 +76,11 @@ class History:
         """What trials scored, smaller being better: (trials, objectives)."""
         return self.turned([trial.values for trial in trials])
 
+    def measured(self, trials: Sequence[FrozenTrial]) -> Array:
+        """The same of screened trials, NaN for what is not known."""
+        told = [trial.user_attrs[MEASURED] for trial in trials]
+        return self.turned([[np.nan if value is None else value for value in values] for values in told])
+
     def turned(self, values: npt.ArrayLike) -> Array:
         """Values (..., objectives) turned so that smaller is better, or turned back."""
         return np.asarray(np.reshape(values, (-1, len(self._signs))) * self._signs)
@@ -90,6 +99,8 @@ class History:
                 self._numbers[key] = trial.number
                 self.scored.append(trial)
             return
+        if trial.state is TrialState.PRUNED and MEASURED in trial.user_attrs:
+            self.screened.append(trial)
         if trial.state is TrialState.FAIL and key not in self._numbers:
             self._failed[key] = trial
         self._others.add(key)

@@ -7,6 +7,7 @@ on a study in memory, and the file gets each trial in one piece when it starts a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -15,6 +16,18 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.errors import RunError, first_line
 from autocompress.run import STUDY_NAME
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a trial ended, in Optuna's words."""
+
+    state: TrialState
+    attributes: Mapping[str, Any]
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    """How far each limit is exceeded; zero or less where it holds."""
+    values: Sequence[float] | None = None
+    """Of a COMPLETE trial."""
 
 
 class MirroredStudy:
@@ -38,6 +51,10 @@ class MirroredStudy:
     def trials(self) -> list[FrozenTrial]:
         return self._memory.get_trials(deepcopy=False)
 
+    @property
+    def directions(self) -> list[StudyDirection]:
+        return self._memory.directions
+
     def set_sampler(self, sampler: optuna.samplers.BaseSampler) -> None:
         self._memory.sampler = sampler
 
@@ -54,27 +71,15 @@ class MirroredStudy:
         self._live[trial.number] = trial
         self._disk.add_trial(self.trials[trial.number])
 
-    def finish(
-        self,
-        number: int,
-        values: Sequence[float] | None,
-        attributes: Mapping[str, Any],
-        constraints: Mapping[str, float],
-    ) -> None:
-        """Tell a running trial's values, or that it failed when there are none, in memory and on disk."""
+    def finish(self, number: int, answer: Answer) -> None:
+        """Tell how a running trial ended, in memory and on disk."""
         on_disk = Trial(self._disk, self._disk.get_trials(deepcopy=False)[number]._trial_id)
         for study, trial in ((self._disk, on_disk), (self._memory, self._live.pop(number))):
-            _tell(study, trial, values, attributes, constraints)
+            _tell(study, trial, answer)
 
-    def add(
-        self,
-        trial: Trial,
-        values: Sequence[float] | None,
-        attributes: Mapping[str, Any],
-        constraints: Mapping[str, float],
-    ) -> None:
+    def add(self, trial: Trial, answer: Answer) -> None:
         """Put an asked trial on disk that has its end already."""
-        _tell(self._memory, trial, values, attributes, constraints)
+        _tell(self._memory, trial, answer)
         self._disk.add_trial(self.trials[trial.number])
 
 
@@ -84,18 +89,9 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     return optuna.storages.RDBStorage(url, engine_kwargs=options)
 
 
-def _tell(
-    study: optuna.Study,
-    trial: Trial,
-    values: Sequence[float] | None,
-    attributes: Mapping[str, Any],
-    constraints: Mapping[str, float],
-) -> None:
-    for name, value in attributes.items():
+def _tell(study: optuna.Study, trial: Trial, answer: Answer) -> None:
+    for name, value in answer.attributes.items():
         trial.set_user_attr(name, value)
-    if values is None:
-        study.tell(trial, state=TrialState.FAIL)
-        return
-    for name, value in constraints.items():
-        trial.set_constraint(name, value)
-    study.tell(trial, list(values))
+    for name, excess in answer.constraints.items():
+        trial.set_constraint(name, excess)
+    study.tell(trial, answer.values, state=answer.state)

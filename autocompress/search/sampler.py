@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import random
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -34,14 +34,21 @@ Array = npt.NDArray[np.float64]
 
 NEIGHBOURS = 0.6
 """Share of the candidates that are neighbours of the front."""
+FINALIZERS = 0.15
+"""Share of the candidates that are other finalizers on what was trained before, where trainings are shared."""
 STARTUP = 15
 """Proposals before the model has a say: free exploration first, so that little of it is due soon after."""
 LEAST_SCORED = 10
 """Scored trials that the model needs."""
 MODEL_TRIALS = 300
 """Scored trials that the model learns from, so that its time is bounded."""
+Shared = Callable[[Params], Params]
+"""Those of a recipe's parameters that its training depends on: equal ones share it; none of a recipe without."""
 DRAWS = 1000
 """Draws for a recipe that was not tried, before a repeated one is proposed."""
+
+
+RANDOM = "random candidate"
 
 
 class Candidate(NamedTuple):
@@ -54,7 +61,8 @@ class Reason:
     """Why a recipe was proposed."""
 
     origin: str
-    """`free exploration`, `neighbour of trial 12`, `random candidate`, `candidate of TPESampler`."""
+    """`free exploration`, `neighbour of trial 12`, `other finalizers on the prefix of trial 12`, `random candidate`,
+    `candidate of TPESampler`."""
     expected: tuple[float, ...] | None = None
     """What it was expected to score, by objective."""
     gain: float | None = None
@@ -77,8 +85,9 @@ class GreyBoxSampler(BaseSampler):
 
     `exploration` is the share of proposals that are random; the others are the best of `candidates`. A trial's cost is
     what `seconds` says of it, or its duration. `neighbours`, `underneath` and `cost_aware` switch off neighbours of the
-    front, candidates of another sampler, and the division by expected seconds. Equal seeds and equal histories,
-    durations included, give equal proposals.
+    front, candidates of another sampler, and the division by expected seconds. Where trainings are `shared`, candidates
+    that go on from one that was done, or runs, are offered, and cost what `after_training` says. Equal seeds and equal
+    histories, durations included, give equal proposals.
     """
 
     def __init__(
@@ -94,6 +103,8 @@ class GreyBoxSampler(BaseSampler):
         candidates: int = 512,
         cost_aware: bool = True,
         seconds: Seconds | None = None,
+        shared: Shared | None = None,
+        after_training: Seconds | None = None,
     ) -> None:
         if not 0 <= exploration <= 1:
             raise ValueError(f"`0 <= exploration <= 1` must hold, but got {exploration}")
@@ -103,9 +114,13 @@ class GreyBoxSampler(BaseSampler):
         self._neighbours, self._exploration, self._checks = neighbours, exploration, checks if costs else None
         self._candidate_count = candidates
         self._sampler = _tpe(seed) if underneath == "tpe" else underneath
-        self._forecaster = Forecaster(costs, (seconds or _duration_s) if cost_aware else None)
+        self._forecaster = Forecaster(
+            costs, *((seconds or _duration_s, after_training) if cost_aware else (None, None))
+        )
+        self._shared = shared
         self._history: History | None = None
         self._underneath: Underneath | None = None
+        self._trained: set[Key] = set()
         self.reasons: dict[int, Reason] = {}
         """Why each recipe was proposed, by trial number."""
 
@@ -137,7 +152,7 @@ class GreyBoxSampler(BaseSampler):
         scored = self._history.update(number)
         if self._underneath is not None:
             self._underneath.learn(scored)
-        for trial in scored:
+        for trial in [*scored, *self._history.screened]:
             self._space.distributions |= trial.distributions
         return self._history
 
@@ -151,6 +166,7 @@ class GreyBoxSampler(BaseSampler):
 
     def _choose(self, history: History, rng: random.Random) -> tuple[Params, Reason]:
         """The candidate that is expected to add the most."""
+        self._trained = {self._prefix(trial.params) for trial in [*history.scored, *history.running]} - {()}
         candidates = self._candidates(history, rng)
         if not candidates:
             return self._explore(history, rng)
@@ -181,13 +197,25 @@ class GreyBoxSampler(BaseSampler):
             if best and index < NEIGHBOURS * self._candidate_count:
                 near = rng.choice(best)
                 candidate = Candidate(self._space.neighbour(near.params, rng), f"neighbour of trial {near.number}")
+            elif self._trained and index < (NEIGHBOURS + FINALIZERS) * self._candidate_count:
+                candidate = self._other_finalizers(history, rng)
             elif index == self._candidate_count - 1 and self._underneath is not None:
                 candidate = Candidate(self._underneath.propose(), f"candidate of {self._underneath.name}")
             else:
-                candidate = Candidate(self._space.at_random(rng), "random candidate")
+                candidate = Candidate(self._space.at_random(rng), RANDOM)
             if candidate.params not in history:
                 found.setdefault(key_of(candidate.params), candidate)
         return list(found.values())
+
+    def _other_finalizers(self, history: History, rng: random.Random) -> Candidate:
+        """A recipe that goes on from the training of a trial, of the front every other time."""
+        near = rng.choice(history.best if rng.random() < 0.5 else history.scored)
+        params = self._space.completed(self._shared(near.params) if self._shared else {}, rng)
+        goes_on = self._prefix(params) == self._prefix(near.params) != ()
+        return Candidate(params, f"other finalizers on the prefix of trial {near.number}" if goes_on else RANDOM)
+
+    def _prefix(self, params: Params) -> Key:
+        return key_of(self._shared(params)) if self._shared else ()
 
     def _lessons(self, history: History, rng: random.Random) -> list[FrozenTrial]:
         """The trials that the model learns from: the front, the newest, and some of the others."""
@@ -211,7 +239,9 @@ class GreyBoxSampler(BaseSampler):
         self, candidates: list[Candidate], yardstick: Yardstick, measure: bool
     ) -> tuple[Outlook, Array, npt.NDArray[np.intp]]:
         """What candidates are expected to score and to gain, and their order, the most promising first."""
-        outlook = self._forecaster.outlook([candidate.params for candidate in candidates], measure)
+        recipes = [candidate.params for candidate in candidates]
+        trained = [self._prefix(params) in self._trained for params in recipes]
+        outlook = self._forecaster.outlook(recipes, measure, trained)
         gain = yardstick.gain(outlook)
         return outlook, gain, np.lexsort((outlook.violation, -gain * outlook.feasible / outlook.seconds))
 

@@ -50,7 +50,8 @@ class LoopSearcher(Searcher):  # type: ignore[misc]
         if proposal is None:
             return Searcher.FINISHED if self._loop.done else None
         self._numbers[trial_id] = proposal.number
-        return {"number": proposal.number, "recipe": proposal.recipe.plain()}
+        hurdles = proposal.hurdles and proposal.hurdles.to_json()
+        return {"number": proposal.number, "recipe": proposal.recipe.plain(), "hurdles": hurdles}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Called once a trial; a trial without a result failed, or was stopped when the time was up."""

@@ -35,6 +35,11 @@ class Settings:
     """Whether to try first what is known to be good for such models."""
     like: tuple[Path, ...] = ()
     """Runs whose fronts are tried after that."""
+    store: str | None = None
+    """Folder or URL of the trained prefixes; None for no store."""
+    store_bytes: int = 10 * 10**9
+    screening: bool = True
+    """Whether hopeless trials end before their training."""
 
     @property
     def target(self) -> Target:

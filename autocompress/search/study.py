@@ -15,13 +15,15 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.limits import Limit, Scores
 from autocompress.metric import Metric
-from autocompress.outcome import INFEASIBLE, INTERRUPTED, OK, Outcome
+from autocompress.outcome import INFEASIBLE, INTERRUPTED, OK, SCREENED, Outcome
 from autocompress.parameters import Choice, Integer, Parameter
 from autocompress.recipe import Recipe
 from autocompress.run import DUPLICATE_OF, OUTCOME, PROPOSED, RECIPE, outcome_of
-from autocompress.search.candidates import Define
-from autocompress.search.mirror import MirroredStudy
+from autocompress.search.candidates import Define, Params
+from autocompress.search.history import MEASURED
+from autocompress.search.mirror import Answer, MirroredStudy
 from autocompress.search.sampler import GreyBoxSampler
+from autocompress.search.screening import LEAST_SEEN, Hurdles, judgeable
 from autocompress.selection import time_ratios
 from autocompress.space import BoundSpace, grid_size, grid_value
 
@@ -36,6 +38,8 @@ class Proposal:
     recipe: Recipe
     proposed: Mapping[str, Any] = field(default_factory=dict)
     """Why, as plain data: its `origin` in words, and what the sampler expected (see `Reason`)."""
+    hurdles: Hurdles | None = None
+    """What the trial is screened by; None for not at all."""
 
 
 class SearchStudy:
@@ -50,9 +54,10 @@ class SearchStudy:
         seed: int,
         sampler: SamplerFactory | None = None,
         targets: int = 1,
+        screening: bool = True,
     ) -> None:
         """Opens or creates the study; `sampler` makes another sampler than the grey-box one, from space and seed."""
-        self._space, self._objective, self._limits = space, objective, limits
+        self._space, self._objective, self._limits, self._screening = space, objective, limits, screening
         best = StudyDirection.MAXIMIZE if objective.higher_is_better else StudyDirection.MINIMIZE
         # quality, bytes, and for each target time as a share of the baseline's
         self._study = MirroredStudy(url, [best, *[StudyDirection.MINIMIZE] * (1 + targets)])
@@ -99,8 +104,8 @@ class SearchStudy:
                 self._study.start(trial, {RECIPE: recipe.plain(), PROPOSED: dict(proposal.proposed)})
                 self._seen[recipe.key] = trial.number
                 self._live[trial.number] = proposal
-                return proposal
-            self._study.add(trial, *self._answer(self.outcomes.get(twin), {DUPLICATE_OF: twin}))
+                return replace(proposal, hurdles=self._hurdles())
+            self._study.add(trial, self._answer(self.outcomes.get(twin), {DUPLICATE_OF: twin}))
             fresh = self._untried()
             if fresh is None:
                 return None
@@ -111,7 +116,7 @@ class SearchStudy:
         outcome = self._judge(outcome)
         proposal = self._live.pop(number)
         self.outcomes[number] = outcome
-        self._study.finish(number, *self._answer(outcome, {OUTCOME: json.loads(outcome.to_json())}))
+        self._study.finish(number, self._answer(outcome, {OUTCOME: json.loads(outcome.to_json())}))
         if outcome.state == INTERRUPTED:
             del self._seen[proposal.recipe.key]
             self._enqueue(proposal.recipe, proposal.proposed)
@@ -155,17 +160,33 @@ class SearchStudy:
         violated = any(limit.violation(outcome.scores, baseline) > 0 for limit in self._limits)
         return replace(outcome, state=INFEASIBLE) if violated else outcome
 
-    def _answer(
-        self, outcome: Outcome | None, attributes: dict[str, Any]
-    ) -> tuple[list[float] | None, dict[str, Any], dict[str, float]]:
-        """What Optuna is told of an outcome: values (none of a failed or unfinished one), attributes, constraints."""
-        if outcome is None or not outcome.scored:
-            return None, attributes, {}
-        scores = outcome.scores
-        baseline = self.baseline or scores
-        constraints = {limit.text: limit.violation(scores, baseline) for limit in self._limits}
-        values = [scores[self._objective.name], scores["size_bytes"], *time_ratios(scores)]
-        return values, attributes, constraints
+    def _hurdles(self) -> Hurdles | None:
+        """What is known of baseline and front, for the worker to screen by."""
+        if not self._screening or self.baseline is None:
+            return None
+        name, sign = self._objective.name, 1 if self._objective.higher_is_better else -1
+        seen = [outcome.scores for outcome in self.outcomes.values() if outcome.state == OK]
+        best = max((sign * scores[name] for scores in seen), default=0.0)
+        enough = len(seen) >= LEAST_SEEN
+        return Hurdles(self.baseline, tuple(s for s in seen if enough and sign * s[name] == best))
+
+    def _answer(self, outcome: Outcome | None, attributes: dict[str, Any]) -> Answer:
+        """What Optuna is told of an outcome.
+
+        A scored trial is COMPLETE; a screened one PRUNED, with the limits that it breaks and the objectives that were
+        measured; any other FAIL.
+        """
+        if outcome is None or not (outcome.scored or outcome.state == SCREENED):
+            return Answer(TrialState.FAIL, attributes)
+        scores, baseline = outcome.scores, self.baseline or outcome.scores
+        known = [limit for limit in self._limits if outcome.scored or judgeable(limit, scores)]
+        constraints = {limit.text: limit.violation(scores, baseline) for limit in known}
+        if outcome.scored:
+            values = [scores[self._objective.name], scores["size_bytes"], *time_ratios(scores)]
+            return Answer(TrialState.COMPLETE, attributes, constraints, values)
+        unknown = [None] * (len(self._study.directions) - 2)
+        measured = [None, scores["size_bytes"], *(time_ratios(scores) or unknown)]
+        return Answer(TrialState.PRUNED, attributes | {MEASURED: measured}, constraints)
 
     def _reason(self, trial: Trial) -> dict[str, Any]:
         """Why the sampler proposed a recipe."""
@@ -200,9 +221,26 @@ def define(space: BoundSpace, trial: Trial) -> Recipe:
 
 def grey_box(define: Define, seed: int, **options: Any) -> GreyBoxSampler:
     """The sampler of a search; options are those of `GreyBoxSampler`."""
-    return GreyBoxSampler(define, seed=seed, seconds=_work_s, **options)
+    return GreyBoxSampler(define, seed=seed, seconds=_whole_s, **options)
 
 
-def _work_s(trial: FrozenTrial) -> float | None:
+def sharing_grey_box(space: BoundSpace) -> SamplerFactory:
+    """The same where trainings are shared: it knows what a recipe costs whose training is there."""
+    return functools.partial(grey_box, shared=functools.partial(prefix_params, space), after_training=_after_training_s)
+
+
+def prefix_params(space: BoundSpace, params: Params) -> dict[str, Any]:
+    """Those of a recipe's parameters that its training depends on; none of a recipe without."""
+    trained = {"recovery", *space.needs_training}
+    return {name: value for name, value in params.items() if name.split(".")[0] in trained or value in trained}
+
+
+def _whole_s(trial: FrozenTrial) -> float | None:
+    """As if nothing had been shared."""
     outcome = outcome_of(trial)
-    return None if outcome is None else outcome.work_s
+    return None if outcome is None else outcome.work_s + outcome.spared_s
+
+
+def _after_training_s(trial: FrozenTrial) -> float | None:
+    outcome = outcome_of(trial)
+    return None if outcome is None else outcome.work_s - outcome.training_s

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import functools
 import json
-import random
 import shutil
 import sys
 import time
@@ -16,21 +14,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
-import numpy as np
 import torch
 from torch import nn
 
 from autocompress.artifact import RECIPE_FILE, seal, write_model
-from autocompress.compress import Compressed, finalize, train_recipe
+from autocompress.compress import Compressed, Compression, finalize, seed_all, train_recipe
 from autocompress.errors import first_line
 from autocompress.folders import device_folder, partial_folder, publish, trial_folder
+from autocompress.limits import Limit
 from autocompress.measure.accuracy import NotANumber
 from autocompress.measure.device import Target
 from autocompress.method import NoEffect, OutputsDiffer
-from autocompress.outcome import OK, Outcome, failure
+from autocompress.outcome import OK, SCREENED, Outcome, failure
 from autocompress.plugins import registry
 from autocompress.recipe import Recipe
+from autocompress.search.prefixes import StoreAccess, StoredPrefixes
+from autocompress.search.screening import Hurdles, Screened, Screening
 from autocompress.search.shipped import by_device, largest_bytes, load_shipped, plain, score_shipped
+from autocompress.search.watchdog import Watchdog
 from autocompress.task import Task
 
 CAUSE_OF: dict[type[Exception], str] = {NoEffect: "no_effect", OutputsDiffer: "outputs_differ", NotANumber: "nan"}
@@ -47,6 +48,10 @@ class TrialContext:
     seed: int
     minutes_per_trial: float | None
     latency_seconds: float
+    store: StoreAccess | None = None
+    """Where trained prefixes are kept; None for nowhere."""
+    limits: tuple[Limit, ...] = ()
+    """What trials are screened for."""
 
     def with_trained_model(self) -> TrialContext:
         """With the trained model itself in place of its factory, so that a process builds it once."""
@@ -68,20 +73,30 @@ class TrialRunner:
     def __init__(self, context: TrialContext) -> None:
         self._shared = context
         self._acting = ""
+        self._training_s = self._spared_s = self._screening_s = 0.0
+        self._watchdog = Watchdog(context.minutes_per_trial)
 
-    def run(self, number: int, recipe: Recipe) -> Outcome:
-        """The outcome, with the trial's folder complete; raises TrialFailed after a failure was written there."""
+    def run(self, number: int, recipe: Recipe, hurdles: Hurdles | None = None) -> Outcome:
+        """The outcome, with the trial's folder complete; raises TrialFailed after a failure was written there.
+
+        Without hurdles it is not screened.
+        """
         folder = partial_folder(self._shared.run, number)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         started = time.monotonic()
         self._acting = ""
-        with _logging_to(folder / LOG_FILE) as log, self._watchdog(folder):
+        self._training_s = self._spared_s = self._screening_s = 0.0
+        with _logging_to(folder / LOG_FILE) as log, self._watchdog.watching(folder / HANG_FILE):
             try:
-                outcome = self._carry_out(folder, recipe)
+                outcome = self._carry_out(folder, recipe, hurdles)
+            except Screened as end:
+                print(f"screened: {end.reason}", file=log)
+                outcome = Outcome(SCREENED, end.scores, end.reason, work_s=time.monotonic() - started)
             except (Exception, SystemExit) as error:  # plugins' and users' code
                 traceback.print_exc(file=log)
                 outcome = self._failure(error, time.monotonic() - started)
+        outcome = replace(outcome, training_s=self._training_s, spared_s=self._spared_s, screening_s=self._screening_s)
         (folder / HANG_FILE).unlink()
         finish_folder(self._shared.run, number, outcome)
         if outcome.failed:
@@ -94,9 +109,9 @@ class TrialRunner:
         torch.set_num_threads(self._shared.targets[0].threads)
         return self._shared.with_trained_model()
 
-    def _carry_out(self, folder: Path, recipe: Recipe) -> Outcome:
+    def _carry_out(self, folder: Path, recipe: Recipe, hurdles: Hurdles | None) -> Outcome:
         context = self.context
-        _seed_all(context.seed)
+        seed_all(context.seed)
         start = time.monotonic()
         trained = train_recipe(
             context.task,
@@ -105,10 +120,16 @@ class TrialRunner:
             target=context.targets[0],
             seed=context.seed,
             on_step=self._on_step,
+            prefixes=self._prefixes,
+            before_training=lambda work: self._screen(work, recipe, hurdles, folder / "screening"),
         )
+        self._training_s, self._spared_s = trained.training_s, trained.spared_s
+        self._screening.trained(trained.training_s or trained.spared_s, recipe.recovery.epochs)
         firsts = [first for first, *_ in by_device(context.targets)]
+        finalizing = time.monotonic()
         compressed = {first: finalize(trained, first, keep=first is not firsts[-1]) for first in firsts}
-        worked = time.monotonic() - start
+        self._screening.finalized(trained, time.monotonic() - finalizing)
+        worked = time.monotonic() - start - (self._prefixes.waited_s if self._prefixes else 0.0)
         for first, what_ships in compressed.items():
             self._write(device_folder(folder, first.device, context.targets[0].device), what_ships, recipe, first)
         models = load_shipped(folder, trained.student, context.task, context.targets)
@@ -123,11 +144,37 @@ class TrialRunner:
         (folder / "latency.json").write_text(json.dumps(plain(latencies)), encoding="utf-8")
         return Outcome(OK, scores, work_s=worked)
 
+    def _screen(self, work: Compression, recipe: Recipe, hurdles: Hurdles | None, scratch: Path) -> None:
+        if hurdles is None:
+            return
+        start = time.monotonic()
+        try:
+            self._screening(work, recipe, hurdles, lambda: self.baselines, scratch)
+        finally:
+            self._screening_s = time.monotonic() - start
+            self._on_step("")
+
+    @functools.cached_property
+    def _screening(self) -> Screening:
+        context = self.context
+        return Screening(context.task, context.targets, context.limits, context.latency_seconds)
+
     def _write(self, folder: Path, compressed: Compressed, recipe: Recipe, target: Target) -> None:
         folder.mkdir(exist_ok=True)
         write_model(folder, compressed, recipe, target, registry())
         changes = [change.plain() for change in compressed.changes]
         (folder / "changes.json").write_text(json.dumps(changes, indent=1), encoding="utf-8")
+
+    @functools.cached_property
+    def _prefixes(self) -> StoredPrefixes | None:
+        """Trained prefixes. A wait is for others' trainings, each of which has no more minutes than a trial has."""
+        shared = self._shared
+        if shared.store is None:
+            return None
+        patience = shared.minutes_per_trial and 60 * shared.minutes_per_trial
+        return StoredPrefixes(
+            shared.store, registry(), shared.targets[0], shared.seed, patience_s=patience, paused=self._watchdog.paused
+        )
 
     @functools.cached_property
     def baselines(self) -> dict[str, nn.Module]:
@@ -141,18 +188,6 @@ class TrialRunner:
         cause = next((cause for kind, cause in CAUSE_OF.items() if isinstance(error, kind)), "raise")
         plugin = registry().plugin_of(self._acting).release if self._acting else ""
         return failure(cause, first_line(error), self._acting, plugin, seconds)
-
-    @contextlib.contextmanager
-    def _watchdog(self, folder: Path) -> Iterator[None]:
-        """Ends this process when the trial's minutes are over, even inside C code, leaving a traceback in a file."""
-        minutes = self._shared.minutes_per_trial
-        with (folder / HANG_FILE).open("w") as hang:
-            if minutes:
-                faulthandler.dump_traceback_later(minutes * 60, exit=True, file=hang)
-            try:
-                yield
-            finally:
-                faulthandler.cancel_dump_traceback_later()
 
 
 def finish_folder(run: Path, number: int, outcome: Outcome) -> None:
@@ -196,9 +231,3 @@ def _logging_to(path: Path) -> Iterator[TextIO]:
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             yield log
     sys.stdout.flush()
-
-
-def _seed_all(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)

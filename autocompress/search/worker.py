@@ -7,6 +7,7 @@ from typing import Any
 from ray import tune
 
 from autocompress.recipe import Recipe
+from autocompress.search.screening import Hurdles
 from autocompress.search.trial import TrialContext, TrialRunner
 
 
@@ -19,7 +20,8 @@ class TrialWorker(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         recipe = Recipe.parse(self.config["recipe"], "recipe")
-        outcome = self.runner.run(self.config["number"], recipe)
+        told = self.config["hurdles"]
+        outcome = self.runner.run(self.config["number"], recipe, told and Hurdles.from_json(told))
         return {"done": True, "outcome": outcome.to_json()}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

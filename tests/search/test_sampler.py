@@ -24,10 +24,10 @@ from autocompress.metric import ACCURACY
 from autocompress.outcome import OK, Outcome
 from autocompress.search.acquisition import spread
 from autocompress.search.candidates import Space, other_value, random_value
-from autocompress.search.history import key_of
+from autocompress.search.history import MEASURED, key_of
 from autocompress.search.hypervolume import boxes, expected_gain, front, hypervolume
 from autocompress.search.sampler import STARTUP, GreyBoxSampler, is_free
-from autocompress.search.study import SearchStudy, define, grey_box
+from autocompress.search.study import SearchStudy, define, grey_box, prefix_params
 from autocompress.search.surrogate import Embedding, GaussianProcess
 from autocompress.space import BoundSpace
 
@@ -336,6 +336,61 @@ def test_expensive_recipes_must_gain_more() -> None:
         return sum(seconds(trial) for trial in run(sampler, 25).trials[STARTUP:])
 
     assert spent(cost_aware=True) < spent(cost_aware=False)
+
+
+def test_what_is_trained_already_is_finished_in_other_ways() -> None:
+    shared = functools.partial(prefix_params, BOUND)
+
+    def seconds(trial: FrozenTrial) -> float:
+        return 1.0 + 30 * ("recovery.epochs" in trial.params)
+
+    def trainings(**sharing: Any) -> tuple[int, list[str]]:
+        sampler = GreyBoxSampler(SPACE, candidates=96, seed=0, exploration=0.2, seconds=seconds, **sharing)
+        study = run(sampler, 40)
+        return len({key_of(shared(trial.params)) for trial in study.trials}), origins(sampler)
+
+    alone, (together, reasons) = trainings()[0], trainings(shared=shared, after_training=lambda trial: 1.0)
+    assert together < alone
+    assert any(reason.startswith("other finalizers on the prefix of trial") for reason in reasons)
+
+
+def test_a_prefix_is_what_the_training_depends_on() -> None:
+    params = {"pruning": "cut", "cut.ratio": 0.5, "quantization": "pack", "pack.bits": 4, "recovery.epochs": 2}
+    assert prefix_params(BOUND, params) == {"pruning": "cut", "cut.ratio": 0.5, "recovery.epochs": 2}
+    assert prefix_params(BOUND, {"pruning": "none", "quantization": "pack", "pack.bits": 4}) == {}
+
+
+def test_a_completed_recipe_keeps_what_is_given() -> None:
+    space, rng = Space(SPACE), random.Random(0)
+    kept = {"pruning": "cut", "cut.ratio": 0.5, "recovery.epochs": 2}
+    drawn = [space.completed(kept, rng) for _ in range(20)]
+    assert all(params | kept == params for params in drawn)
+    assert {params["quantization"] for params in drawn} == {"none", "pack"}
+
+
+def test_screened_trials_teach_what_is_not_feasible() -> None:
+    """The half of the space that has the best quality is screened, and no trial in it is ever scored."""
+
+    def whole(trial: Any) -> None:
+        trial.suggest_float("x", 0, 1)
+
+    def screened(measured: bool) -> int:
+        sampler = GreyBoxSampler(whole, seed=0, exploration=0.0, underneath=None, candidates=96)
+        study = optuna.create_study(directions=DIRECTIONS[:2], sampler=sampler)
+        for _ in range(STARTUP + 20):
+            trial = study.ask()
+            whole(trial)
+            x = trial.params["x"]
+            trial.set_constraint("size", -0.5 if x <= 0.5 else 0.5)
+            if x <= 0.5:
+                study.tell(trial, [x, x])
+            else:
+                if measured:
+                    trial.set_user_attr(MEASURED, [None, x])
+                study.tell(trial, state=TrialState.PRUNED)
+        return sum(trial.params["x"] > 0.5 for trial in study.trials[STARTUP:])
+
+    assert screened(measured=True) < screened(measured=False) / 2
 
 
 @pytest.mark.parametrize("directions", [DIRECTIONS[1:2], DIRECTIONS[:2], DIRECTIONS[1:] * 2 + DIRECTIONS[:1]])

@@ -15,9 +15,10 @@ from autocompress import Choice, Float, Integer, Metric, Parameter, Recipe, Reco
 from autocompress.errors import InvalidInput, RunError
 from autocompress.limits import parse_limits
 from autocompress.metric import ACCURACY
-from autocompress.outcome import INTERRUPTED, OK, Outcome, failure
+from autocompress.outcome import INTERRUPTED, OK, SCREENED, Outcome, failure
 from autocompress.run import STUDY_NAME
 from autocompress.search.mirror import MirroredStudy
+from autocompress.search.screening import LEAST_SEEN
 from autocompress.search.study import Proposal, SearchStudy
 from autocompress.space import BoundSpace
 
@@ -277,3 +278,32 @@ def test_a_damaged_database_is_told(tmp_path: Path) -> None:
     (tmp_path / "study.db").write_bytes(b"no database" * 1000)
     with pytest.raises(RunError, match="study.db is not readable: .*; choose another --name"):
         MirroredStudy(f"sqlite:///{tmp_path / 'study.db'}", [optuna.study.StudyDirection.MINIMIZE])
+
+
+def test_a_screened_trial_is_told_pruned_with_what_was_measured(opener: Opener) -> None:
+    study = opener(LARGE, limits=["size <= 500 B", "speedup >= 4x", "accuracy >= 50%"])
+    study.enqueue(Recipe())
+    run(study, 1)
+    numbers = [ask(study).number for _ in range(2)]
+    study.tell(numbers[0], Outcome(SCREENED, {"size_bytes": 600.0}, "too large"))
+    study.tell(numbers[1], Outcome(SCREENED, {"size_bytes": 400.0, "speedup": 2.0}, "too slow"))
+    assert study.count == 3
+    large, slow = (opener.trials[number] for number in numbers)
+    assert large.state == slow.state == TrialState.PRUNED
+    assert large.constraints == {"size <= 500 B": pytest.approx(0.2)}
+    assert slow.constraints == {"size <= 500 B": pytest.approx(-0.2), "speedup >= 4x": pytest.approx(0.5)}
+    assert (large.user_attrs["measured"], slow.user_attrs["measured"]) == ([None, 600, None], [None, 400, 0.5])
+    study.close()
+    assert opener(LARGE).outcomes[numbers[0]].state == SCREENED
+
+
+def test_a_trial_is_told_what_it_is_up_against(opener: Opener) -> None:
+    study = opener(LARGE)
+    study.enqueue(Recipe())
+    assert run(study, 1)[0].hurdles is None  # nothing can rule the baseline out
+    proposals = run(study, 12)
+    assert all(p.hurdles is not None and p.hurdles.baseline == scored(0).scores for p in proposals)
+    rivals = [len(p.hurdles.rivals) for p in proposals if p.hurdles is not None]
+    assert rivals == [0] * (LEAST_SEEN - 1) + [1] * (13 - LEAST_SEEN)
+    last = proposals[-1].hurdles
+    assert last is not None and last.rivals == (scored(0).scores,)  # of all those the best accuracy

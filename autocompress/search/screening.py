@@ -1,0 +1,181 @@
+"""Screening: a trial that its size or latency rules out ends before it is trained."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from autocompress.artifact import write_model
+from autocompress.compress import Compression, finalize
+from autocompress.errors import first_line
+from autocompress.folders import device_folder
+from autocompress.limits import Limit, Scores
+from autocompress.measure.device import Target
+from autocompress.plugins import registry
+from autocompress.recipe import Recipe
+from autocompress.search.shipped import by_device, largest_bytes, latency, latency_scores, load_shipped
+from autocompress.task import Task
+
+SECONDS = 0.5
+"""The longest that a latency measurement may take here: it need not tell who is better, only who is hopeless."""
+SIZE_ERROR = 0.02
+"""How much smaller than its untrained copy a model may be, as a share."""
+AHEAD = 0.1
+"""How much smaller and faster, as a share, a rival must be to rule a trial out."""
+LEAST_SEEN = 10
+"""Trials within the limits before one of them can rule another out: until then the best quality means little."""
+
+
+@dataclass(frozen=True)
+class Hurdles:
+    """What is known when a trial is proposed."""
+
+    baseline: Scores
+    rivals: tuple[Scores, ...] = ()
+    """The trials within all limits with the best quality so far; none while few were seen."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Hurdles:
+        data: dict[str, Any] = json.loads(text)
+        return cls(data["baseline"], tuple(data["rivals"]))
+
+
+class Screened(Exception):
+    """The trial is hopeless, and why; with the size and latency that were measured."""
+
+    def __init__(self, reason: str, scores: dict[str, float]) -> None:
+        super().__init__(reason)
+        self.reason, self.scores = reason, scores
+
+
+class Screening:
+    """Looks at what would ship if it were not trained, in one worker process.
+
+    A recipe is hopeless when a limit on size or time is broken with all that measuring may be off by: the whole 95 %
+    interval and the resolution of the A/A run, and 2 % of the size. It is hopeless as well when it could not enter the
+    front even with the best quality seen: then a trial that has that quality is at least 10 % smaller and, on every
+    target and beyond the interval, 10 % faster.
+
+    Not looked at are recipes whose weights become zero while training, since their size says nothing before; machine
+    code that this process has not compiled yet; and what took longer to screen before than training would take. What
+    fails to finalize without training is trained: it may be the training that it needs.
+    """
+
+    def __init__(self, task: Task, targets: Sequence[Target], limits: Sequence[Limit], seconds: float) -> None:
+        self._task, self._targets, self._limits = task, targets, limits
+        self._latency_s = min(SECONDS, seconds)
+        self._took_s: dict[tuple[str, ...], float] = {}
+        self._trained_s, self._epochs = 0.0, 0
+
+    def trained(self, seconds: float, epochs: int) -> None:
+        """Told of every training of this process, to know whether screening is worth its time."""
+        self._trained_s += seconds
+        self._epochs += epochs
+
+    def finalized(self, work: Compression, seconds: float) -> None:
+        """Told how long each recipe's finalizers took, for the same reason."""
+        self._took_s.setdefault(_finalizers(work), seconds)
+
+    def __call__(
+        self,
+        work: Compression,
+        recipe: Recipe,
+        hurdles: Hurdles,
+        baselines: Callable[[], Mapping[str, nn.Module]],
+        scratch: Path,
+    ) -> None:
+        """Raises Screened if the recipe is hopeless. `work` is left as it is, and so is the folder `scratch`."""
+        reason = self._not_worth_it(work, recipe.recovery.epochs)
+        if reason:
+            print(f"not screened: {reason}")
+            return
+        start = time.monotonic()
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # the trial's log hears of its steps when they count
+                models = self._finalized(work, recipe, scratch)
+            scores = {"size_bytes": float(largest_bytes(scratch, self._targets))}
+            self._judge(scores, hurdles)
+            scores |= self._timed(models, baselines())
+            self._judge(scores, hurdles)
+        except Screened:
+            raise
+        except Exception as error:  # plugins' code on a model that was not trained
+            print(f"not screened: {first_line(error)}")
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            self._took_s[_finalizers(work)] = time.monotonic() - start
+
+    def _not_worth_it(self, work: Compression, epochs: int) -> str:
+        methods = [step.method for step in work.steps]
+        if any(method.overrides("schedule") for method in methods):
+            return "its size comes with training"
+        took = self._took_s.get(_finalizers(work))
+        if took is None:
+            return "it has machine code to compile" if any(method.native_code for method in methods) else ""
+        if self._epochs and took > self._trained_s / self._epochs * epochs:
+            return f"that took {took:.1f} s, and training takes less"
+        return ""
+
+    def _finalized(self, work: Compression, recipe: Recipe, scratch: Path) -> dict[str, nn.Module]:
+        """What would ship, by device, as it is loaded from disk."""
+        for first, *_ in by_device(self._targets):
+            folder = device_folder(scratch, first.device, self._targets[0].device)
+            folder.mkdir(parents=True)
+            write_model(folder, finalize(copy.deepcopy(work), first), recipe, first, registry())
+        return load_shipped(scratch, work.student, self._task, self._targets)
+
+    def _timed(self, models: Mapping[str, nn.Module], baselines: Mapping[str, nn.Module]) -> dict[str, float]:
+        return latency_scores(
+            {str(target): latency(models, baselines, self._task, target, self._latency_s) for target in self._targets}
+        )
+
+    def _judge(self, scores: dict[str, float], hurdles: Hurdles) -> None:
+        hoped = at_best(scores)
+        for limit in self._limits:
+            if judgeable(limit, scores) and limit.violation(hoped, hurdles.baseline) > 0:
+                raise Screened(f"untrained, its {limit.miss(scores, hurdles.baseline)}", scores)
+        if any(is_ahead(rival, hoped) for rival in hurdles.rivals):
+            raise Screened("a trial with the best quality so far is smaller and faster", scores)
+
+
+def judgeable(limit: Limit, scores: Scores) -> bool:
+    """Whether a limit can be judged by a size and, if it was measured, a latency."""
+    if limit.metric is not None:
+        return False
+    if limit.subject == "size":
+        return limit.upper
+    return limit.upper == (limit.subject == "latency") and all(f"speedup{end}" in scores for end in limit.suffixes)
+
+
+def at_best(scores: Scores) -> dict[str, float]:
+    """The scores with all that measuring may be off by in their favour."""
+    best = dict(scores) | {"size_bytes": scores["size_bytes"] * (1 - SIZE_ERROR)}
+    for name in [name for name in scores if name == "speedup" or name.startswith("speedup[")]:
+        end = name.removeprefix("speedup")
+        best[name] = scores[f"speedup_high{end}"] * (1 + scores[f"resolution{end}"])
+        best[f"latency_ms{end}"] = scores[f"baseline_latency_ms{end}"] / best[name]
+    return best
+
+
+def is_ahead(rival: Scores, hoped: Scores) -> bool:
+    """Whether a rival is clearly smaller and clearly faster on every target; not where latency was not measured."""
+    names = [name for name in hoped if name == "speedup" or name.startswith("speedup[")]
+    smaller = rival["size_bytes"] <= (1 - AHEAD) * hoped["size_bytes"]
+    return bool(names) and smaller and all((1 - AHEAD) * rival[name] >= hoped[name] for name in names)
+
+
+def _finalizers(work: Compression) -> tuple[str, ...]:
+    return tuple(step.method.name for step in work.steps if step.method.overrides("finalize", "pack"))
