@@ -65,13 +65,13 @@ def digits() -> Task:
     data = load_digits()
     images = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    parts = torch.split(order, [1100, 350, len(images) - 1450])
+    parts = order[:1100], order[1100:1450], order[1450:]
     train, validation, test = (TensorDataset(images[rows], torch.tensor(data.target)[rows]) for rows in parts)
     torch.manual_seed(0)
     model, (inputs, targets) = net(), train.tensors
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for epoch in range(12):
-        for rows in torch.randperm(len(train), generator=torch.Generator().manual_seed(epoch)).split(32):
+        for rows in torch.randperm(len(train), generator=torch.Generator().manual_seed(epoch)).split(32):  # type: ignore[no-untyped-call]
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(inputs[rows]), targets[rows]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
