@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
 
+from autocompress.checkpoint import (
+    Checkpoint,
+    load_optimizer,
+    on_cpu,
+    optimizer_state,
+    put_back,
+    random_state,
+    restore_random,
+)
 from autocompress.data import batch_rows, loader_of
 from autocompress.measure.lock import DeviceLock
 from autocompress.method import Loss, Schedule
@@ -33,6 +44,14 @@ def no_schedules() -> Sequence[Schedule]:
     return ()
 
 
+class Halted(Exception):
+    """The training is as far as was asked for, and can go on from there."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__(f"after epoch {checkpoint.epochs}")
+        self.checkpoint = checkpoint
+
+
 def train(
     model: nn.Module,
     losses: Sequence[Loss],
@@ -43,6 +62,8 @@ def train(
     seed: int = 0,
     lock: DeviceLock,
     schedules: Callable[[], Sequence[Schedule]] = no_schedules,
+    start: Checkpoint | None = None,
+    until: int | None = None,
 ) -> nn.Module:
     """The model after `recovery.epochs` of AdamW under a one-cycle schedule (Smith & Topin 2019), on `device`.
 
@@ -53,12 +74,18 @@ def train(
     On CUDA it is trained in mixed precision. When the device's memory is too small, it is trained once more from the
     start with half the batch size. When the training loss stalls, the rest of the schedule is run through in one epoch
     (see `Stall`), unless there are schedules, which count on theirs. All of it is said on stdout.
+
+    It goes on from `start`, where one is given, to the same result as if it had never been halted (the same bits on a
+    CPU). Raises Halted after the epoch `until`, with the model trained so far, unless it stalls; what schedules keep
+    to themselves is not part of a checkpoint, so trainings with schedules are not to be halted.
     """
     model = model.to(device)
-    before = [tensor.detach().to("cpu", copy=True) for tensor in _state(model)]
-    training = _Training(model, losses, task, device, seed, lock, schedules)
+    before = on_cpu(_state(model), "model")
+    training = _Training(model, losses, task, device, seed, lock, schedules, until)
+    if start is not None:  # memory may have been short
+        recovery = recovery.model_copy(update={"batch_size": start.state["batch_size"]})
     try:
-        return training.run(recovery)
+        return training.run(recovery, start)
     except torch.OutOfMemoryError:
         if recovery.batch_size == 1:
             raise
@@ -66,9 +93,7 @@ def train(
     smaller = recovery.model_copy(update={"batch_size": recovery.batch_size // 2})
     print(f"out of memory at batch size {recovery.batch_size}: once more from the start at {smaller.batch_size}")
     model.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        for tensor, value in zip(_state(model), before, strict=True):
-            tensor.copy_(value)
+    put_back(_state(model), "model", before)
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return training.run(smaller)
@@ -83,28 +108,33 @@ class _Training:
     seed: int
     lock: DeviceLock
     schedules: Callable[[], Sequence[Schedule]]
+    until: int | None
 
-    def run(self, recovery: Recovery) -> nn.Module:
+    def run(self, recovery: Recovery, start: Checkpoint | None = None) -> nn.Module:
         self.model.train()
         try:
             for loss in self.losses:
                 loss.to(self.device).eval().requires_grad_(False)
                 with self.lock.shared():
                     loss.attach(self.model)
-            self._epochs(recovery, self.schedules())
+            self._epochs(recovery, self.schedules(), start)
         finally:
             for loss in self.losses:
                 loss.detach()
         return self.model.eval()
 
-    def _epochs(self, recovery: Recovery, schedules: Sequence[Schedule]) -> None:
+    def _epochs(self, recovery: Recovery, schedules: Sequence[Schedule], start: Checkpoint | None) -> None:
         optimizer = Optimizer(self.model, self.losses, recovery.learning_rate, self.device)
         steps = recovery.epochs * len(self._order(recovery, 0))
-        rate = torch.optim.lr_scheduler.OneCycleLR(optimizer.adam, recovery.learning_rate, total_steps=steps + 1)
+        rate = OneCycleLR(optimizer.adam, recovery.learning_rate, total_steps=steps + 1)
         stall = Stall(recovery.epochs)
         torch.manual_seed(self.seed)  # of dropout; the order of the data has a seed of its own
         pace = 1  # steps of the learning rate for each step of the training
-        for epoch in range(recovery.epochs):
+        if start is not None:
+            self._restore(start, optimizer, rate, stall)
+            if start.epochs == self.until:
+                raise Halted(start)
+        for epoch in range(0 if start is None else start.epochs, recovery.epochs):
             order = self._order(recovery, epoch)
             loader = loader_of(self.task.train, order, self.task.collate)
             total = torch.zeros((), device=self.device)
@@ -126,8 +156,35 @@ class _Training:
             if not schedules and stall.after(epoch, mean):
                 pace = recovery.epochs - epoch - 1
                 print(f"{stall}: the learning rate goes down in one more epoch, which saves {pace - 1}")
+            elif epoch + 1 == self.until:
+                raise Halted(self._checkpoint(epoch + 1, recovery, optimizer, rate, stall))
         for tell in schedules:
             tell(1.0)
+
+    def _checkpoint(
+        self, epochs: int, recovery: Recovery, optimizer: Optimizer, rate: OneCycleLR, stall: Stall
+    ) -> Checkpoint:
+        moments, groups = optimizer_state(optimizer.adam)
+        seeds, generators = random_state(self.device)
+        state = {
+            "epochs": epochs,
+            "batch_size": recovery.batch_size,
+            "groups": groups,
+            "scaler": optimizer.scaler.state_dict(),
+            "rate": rate.state_dict(),
+            "stall": vars(stall),
+            "random": generators,
+        }
+        return Checkpoint(on_cpu(_state(self.model), "model") | moments | seeds, copy.deepcopy(state))
+
+    def _restore(self, start: Checkpoint, optimizer: Optimizer, rate: OneCycleLR, stall: Stall) -> None:
+        state = copy.deepcopy(dict(start.state))
+        put_back(_state(self.model), "model", start.tensors)
+        load_optimizer(optimizer.adam, start.tensors, state["groups"])
+        optimizer.scaler.load_state_dict(state["scaler"])
+        rate.load_state_dict(state["rate"])
+        vars(stall).update(state["stall"])
+        restore_random(self.device, start.tensors, state["random"])
 
     def _order(self, recovery: Recovery, epoch: int) -> list[list[int]]:
         return batch_rows(self.task.train, recovery.batch_size, shuffle=True, seed=self.seed + epoch)
@@ -143,7 +200,7 @@ class Optimizer:
         self._model, self._losses, self._device = model, losses, device
         self._dtype = mixed_precision(device)
         # float16 alone has so narrow a range that gradients vanish in it unless the loss is scaled.
-        self._scaler = torch.amp.GradScaler(device.type, enabled=self._dtype is torch.float16)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self._dtype is torch.float16)
 
     def step(self, inputs: Any, targets: Any) -> Tensor:
         """One step on a batch; gives its loss."""
@@ -151,9 +208,9 @@ class Optimizer:
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
             outputs = call(self._model, inputs)
             loss = torch.stack([term(inputs, outputs, targets) for term in self._losses]).sum()
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self._scaler.step(self.adam)
-        self._scaler.update()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self.adam)
+        self.scaler.update()
         return loss.detach()
 
 
