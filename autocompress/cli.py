@@ -77,6 +77,7 @@ def search(
     ] = None,
     no_store: Annotated[bool, typer.Option("--no-store", help="Train for each recipe anew.")] = False,
     no_screening: Annotated[bool, typer.Option("--no-screening", help="Train what size or latency rules out.")] = False,
+    no_stopping: Annotated[bool, typer.Option("--no-stopping", help="Train every recipe to its end.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Search for compressed models; the same command again continues the run."""
@@ -104,6 +105,7 @@ def search(
             like=like or (),
             store=False if no_store else store or True,
             screening=not no_screening,
+            stopping=not no_stopping,
         )
 
     def show() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.batch_norm import recalibrate
+from autocompress.checkpoint import Checkpoint
 from autocompress.effect import Change, Snapshot, byte_count, compare, output_error, outputs
 from autocompress.errors import InvalidInput, did_you_mean
 from autocompress.leaves import leaves, load_leaves
@@ -24,10 +26,10 @@ from autocompress.method import Loss, Method, NoEffect, OutputsDiffer, Plan, Sch
 from autocompress.parameters import Parameter
 from autocompress.plugins import Registry
 from autocompress.prefix import Prefixes, Trained, prefix_of
-from autocompress.recipe import Recipe, Step
+from autocompress.recipe import Recipe, Recovery, Step
 from autocompress.task import Task
 from autocompress.tensors import to_device
-from autocompress.training import TaskLoss, train
+from autocompress.training import Halted, TaskLoss, train
 
 COMPARED_SAMPLES = 32
 """Inputs on which the outputs before and after finalizing are compared."""
@@ -134,37 +136,45 @@ def train_recipe(
     on_step: Callable[[str], None] = lambda method: None,
     prefixes: Prefixes | None = None,
     before_training: Callable[[Compression], None] = lambda work: None,
+    until: Callable[[int], int | None] = lambda epochs: None,
+    begun: Trained | None = None,
 ) -> Compression:
     """A recipe up to the end of its training, on the target's device; `finalize` makes of it what ships.
 
     `before_training` sees what is about to be trained, if it is, and may raise to end it; it must leave it as it is.
     What was trained before is taken from `prefixes`, if there are any; on a CPU the result is the same, bit for bit.
+
+    `until` is asked where to halt a training that has that many epochs done: after which epoch, None for nowhere. What
+    is halted has a `checkpoint`, and the same call goes on with what it `trained` as `begun`. A recipe whose methods
+    act from step to step of the training is not halted.
     """
     work = Compression(task, on_step, seed)
     device, lock = target.torch_device, DeviceLock(target)
     methods = [(registry.get(step.method), step.params) for step in recipe.steps]
     prefix, epochs = prefix_of(recipe, registry), recipe.recovery.epochs
-    with prefixes.claim(prefix) if prefixes and epochs else nullcontext() as known:
+    with prefixes.claim(prefix) if prefixes and epochs else nullcontext() as found:
+        known = _furthest(found, begun)
+        finished = known is not None and not known.halted
         work.reshape(methods, known.plans if known else {})
         losses = work.losses(epochs)
         work.model = work.model.to(device)
-        if known:
+        if known and finished:
             work.resume(known)
         elif epochs:
             before_training(work)
-            start = time.monotonic()
-            seed_all(seed)
-            work.model = train(
-                work.model, losses or [TaskLoss(task.loss)], task, recipe.recovery,
-                device=device, seed=seed, lock=lock, schedules=work.schedules,
-            )  # fmt: skip
-            work.training_s = time.monotonic() - start
-        if work.changes and not known:  # by reshaping, so that the running statistics are of another model
+            work.train(losses, recipe.recovery, known, until, device=device, lock=lock)
+        if work.changes and not finished:  # by reshaping, so that the running statistics are of another model
             recalibrate(work.model, task, device=device, lock=lock, seed=seed)
-        if prefixes and epochs and not known:
-            prefixes.keep(prefix, work.trained(prefix))
+        if prefixes and epochs and not finished:
+            prefixes.keep(prefix, work.trained())
     seed_all(seed)  # whatever the training drew, and whether there was one here
     return work
+
+
+def _furthest(*known: Trained | None) -> Trained | None:
+    """What has most of its training done."""
+    there = [each for each in known if each is not None]
+    return max(there, key=lambda each: each.checkpoint.epochs if each.checkpoint else math.inf, default=None)
 
 
 def seed_all(seed: int) -> None:
@@ -192,7 +202,9 @@ class Compression:
         self.training_s = 0.0
         """Seconds of the training, if there was one here."""
         self.spared_s = 0.0
-        """Seconds that the training took when it was done before, if it was."""
+        """Seconds of the training that was done before, if it was."""
+        self.checkpoint: Checkpoint | None = None
+        """Where the training stands, if it was halted."""
         self._effective: set[str] = set()
 
     def reshape(self, steps: Sequence[tuple[Method, Mapping[str, Any]]], known: Mapping[str, Plan]) -> None:
@@ -231,12 +243,39 @@ class Compression:
         self.on_step("")
         return found
 
-    def trained(self, prefix: Recipe) -> Trained:
-        """What others with the same prefix need of the training."""
-        names = {step.method for step in prefix.steps}
-        plans = {step.method.name: step.plan for step in self.steps if step.method.name in names}
+    def train(
+        self,
+        losses: Sequence[Loss],
+        recovery: Recovery,
+        begun: Trained | None,
+        until: Callable[[int], int | None],
+        *,
+        device: torch.device,
+        lock: DeviceLock,
+    ) -> None:
+        """Train, from where it was halted if it was, and maybe not to the end."""
+        start = time.monotonic()
+        seed_all(self._seed)
+        checkpoint = begun.checkpoint if begun else None
+        whole = any(step.method.overrides("schedule") for step in self.steps)
+        try:
+            self.model = train(
+                self.model, losses or [TaskLoss(self.task.loss)], self.task, recovery,
+                device=device, seed=self._seed, lock=lock, schedules=self.schedules,
+                start=checkpoint, until=None if whole else until(checkpoint.epochs if checkpoint else 0),
+            )  # fmt: skip
+        except Halted as halted:
+            self.checkpoint = halted.checkpoint
+        self.training_s, self.spared_s = time.monotonic() - start, begun.seconds if begun else 0.0
+
+    def trained(self) -> Trained:
+        """What whoever goes on needs: others with the same prefix, and whoever halted the training."""
+        plans = {step.method.name: step.plan for step in self.steps if step.method.needs_training}
+        seconds = self.training_s + self.spared_s
+        if self.checkpoint is not None:
+            return Trained(plans, self.checkpoint.tensors, seconds, self.checkpoint.state)
         tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in leaves(self.model).items()}
-        return Trained(plans, tensors, self.training_s)
+        return Trained(plans, tensors, seconds)
 
     def resume(self, trained: Trained) -> None:
         """Go on after a training that was done elsewhere."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
-OK, INFEASIBLE, SCREENED, INTERRUPTED = "ok", "infeasible", "screened", "interrupted"
+OK, INFEASIBLE, SCREENED, STOPPED, INTERRUPTED = "ok", "infeasible", "screened", "stopped", "interrupted"
 FAILED = "failed:"
 CAUSES = ("raise", "nan", "no_effect", "outputs_differ", "timeout", "killed", "nothing")
 """What follows `failed:`."""
@@ -19,12 +19,13 @@ class Outcome:
     """The end of a trial, as kept in the study and in its folder."""
 
     state: str
-    """`ok`, `infeasible`, `screened` (hopeless, and so not trained) or `failed:<cause>`; an `interrupted` trial is run
-    again when the search continues."""
+    """`ok`, `infeasible`, `screened` (hopeless, and so not trained), `stopped` (at a rung of its training, from where
+    another trial can go on) or `failed:<cause>`; an `interrupted` trial is run again when the search continues."""
     scores: dict[str, float] = field(default_factory=dict)
-    """Metrics by name, `size_bytes`, `latency_ms`, `speedup` and its interval; without metrics of a screened one."""
+    """Metrics by name, `size_bytes`, `latency_ms`, `speedup` and its interval; without metrics of one that was
+    screened or stopped."""
     error: str = ""
-    """One line, for a failure, or why it was screened."""
+    """One line, for a failure, or why it was screened or stopped."""
     method: str = ""
     """The method that was acting when it failed."""
     plugin: str = ""
@@ -37,6 +38,13 @@ class Outcome:
     """Seconds that its training had taken in an earlier trial, from which it was taken."""
     screening_s: float = 0.0
     """Seconds spent finding out before the training whether it is hopeless."""
+    rungs: dict[str, float] = field(default_factory=dict)
+    """The objective at each rung of its training, by the rung's name (see `rungs_of`), on a sample of the validation
+    data and before it is finalized."""
+    rungs_s: float = 0.0
+    """Seconds spent scoring it there and keeping its training."""
+    unspent_s: float = 0.0
+    """Of a stopped trial, an estimate of what the rest of its training would have taken."""
 
     @property
     def scored(self) -> bool:
@@ -47,9 +55,14 @@ class Outcome:
         return self.state.startswith(FAILED)
 
     @property
+    def stopped_at(self) -> str | None:
+        """The name of the rung at which it was stopped, if it was."""
+        return list(self.rungs)[-1] if self.state == STOPPED else None
+
+    @property
     def counts(self) -> bool:
         """Whether it is a trial of the budget and a row of the table."""
-        return self.scored or self.failed or self.state == SCREENED
+        return self.scored or self.failed or self.state in (SCREENED, STOPPED)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -76,22 +89,32 @@ class Savings:
     """An estimate of what those trainings would have taken: the mean of all others; None where there is no other."""
     screening_s: float
     """What looking took, at all trials."""
+    stopped: int
+    """Trials that ended at a rung of their training, and did not go on later."""
+    stopped_s: float
+    """An estimate of what the rest of those trainings would have taken: as many seconds an epoch as before."""
+    rungs_s: float
+    """What rungs took, at all trials."""
 
     @classmethod
     def of(cls, outcomes: Iterable[Outcome]) -> Savings:
+        """Of trials, where one that was stopped and went on later is one (see `as_one`)."""
         known = list(outcomes)
-        trained = [
-            outcome.training_s or outcome.spared_s for outcome in known if outcome.training_s or outcome.spared_s
-        ]
+        seconds = [(outcome, outcome.training_s + outcome.spared_s) for outcome in known]
+        trainings = sum(spent > 0 for _, spent in seconds)
+        trained = [spent for outcome, spent in seconds if spent and outcome.state != STOPPED]
         spared = [outcome.spared_s for outcome in known if outcome.spared_s]
         screened = sum(outcome.state == SCREENED for outcome in known)
         return cls(
-            trainings=len(trained),
+            trainings=trainings,
             spared=len(spared),
             spared_s=sum(spared),
             screened=screened,
             screened_s=screened * fmean(trained) if trained else None,
             screening_s=sum(outcome.screening_s for outcome in known),
+            stopped=sum(outcome.state == STOPPED for outcome in known),
+            stopped_s=sum(outcome.unspent_s for outcome in known),
+            rungs_s=sum(outcome.rungs_s for outcome in known),
         )
 
     def plain(self) -> dict[str, Any]:
@@ -105,7 +128,25 @@ class Savings:
         if self.screened:
             saved = "" if self.screened_s is None else f", which may have taken about {self.screened_s:.3g} s,"
             lines.append(f"Screening spared {self.screened} trainings{saved} in {self.screening_s:.3g} s.")
+        if self.stopped:
+            lines.append(
+                f"Stopping spared the rest of {self.stopped} trainings, which may have taken about"
+                f" {self.stopped_s:.3g} s, in {self.rungs_s:.3g} s."
+            )
         return lines
+
+
+def as_one(stopped: Outcome, later: Outcome) -> Outcome:
+    """A trial that was stopped, and the one that went on with it, as if it had never been stopped."""
+    return replace(
+        later,
+        work_s=stopped.work_s + later.work_s,
+        training_s=stopped.training_s + later.training_s,
+        spared_s=max(0.0, round(later.spared_s - stopped.training_s, 6)),  # sums of seconds, which have errors
+        screening_s=stopped.screening_s + later.screening_s,
+        rungs=stopped.rungs | later.rungs,
+        rungs_s=stopped.rungs_s + later.rungs_s,
+    )
 
 
 def failure(cause: str, error: str, method: str = "", plugin: str = "", work_s: float = 0.0) -> Outcome:

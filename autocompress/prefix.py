@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from autocompress.checkpoint import Checkpoint
 from autocompress.method import Plan
 from autocompress.plugins import Registry
 from autocompress.recipe import Recipe
@@ -24,17 +25,24 @@ class Trained:
     """The trained model's, as `leaves` names them, on the CPU."""
     seconds: float
     """What the training took."""
+    halted: Mapping[str, Any] = field(default_factory=dict)
+    """Of a training that is not finished, where it stands; then the tensors are those of its checkpoint."""
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """Where to go on; None when it is finished."""
+        return Checkpoint(self.tensors, self.halted) if self.halted else None
 
 
 class Prefixes(Protocol):
     """Where trained prefixes are kept."""
 
     def claim(self, prefix: Recipe) -> AbstractContextManager[Trained | None]:
-        """What is kept of a prefix; or None, and then nobody else trains it until the context ends."""
+        """What is kept of a prefix; unless it is finished, nobody else trains it until the context ends."""
         ...
 
     def keep(self, prefix: Recipe, trained: Trained) -> None:
-        """Called within the claim of a prefix that was not there, after its training."""
+        """Called within the claim of a prefix that was not finished, after its training, or where that is halted."""
         ...
 
 

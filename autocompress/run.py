@@ -24,8 +24,9 @@ from autocompress.folders import device_folder, trial_folder
 from autocompress.limits import Limit, parse_limits, target_suffix
 from autocompress.measure.device import Target
 from autocompress.metric import Metric
-from autocompress.outcome import Outcome, Savings
+from autocompress.outcome import Outcome, Savings, as_one
 from autocompress.recipe import Recipe
+from autocompress.rungs import RungReport, rung_reports
 from autocompress.selection import choose, pareto_front
 from autocompress.space import SearchSpace
 from autocompress.task import Model
@@ -34,6 +35,8 @@ FORMAT = 1
 STUDY_NAME = "autocompress"
 RECIPE, PROPOSED, OUTCOME, DUPLICATE_OF = "recipe", "proposed", "outcome", "duplicate_of"
 """The user attributes of an Optuna trial."""
+PROMOTED = "promoted"
+"""What a proposal holds that goes on with a stopped trial: its number."""
 RUN_FILE, CONFIG_FILE, ENV_FILE, STUDY_FILE = "run.json", "config.yaml", "env.json", "study.db"
 LEFT_OUT_FILE = "left_out.json"
 
@@ -178,7 +181,22 @@ class Run:
     @property
     def savings(self) -> Savings:
         """What the search did not have to train."""
-        return Savings.of(outcome for _, outcome in self.all_trials.values())
+        return Savings.of(self._whole_trials.values())
+
+    @property
+    def rungs(self) -> dict[str, RungReport]:
+        """By rung (`1/3` of a recipe's epochs), how well the order of the trials there tells that at the end."""
+        return rung_reports(self._whole_trials.values(), self.objective.name)
+
+    @functools.cached_property
+    def _whole_trials(self) -> dict[int, Outcome]:
+        """The outcomes, where a trial that was stopped and the one that went on with it are one."""
+        whole = {number: outcome for number, (_, outcome) in self.all_trials.items()}
+        for number in list(whole):
+            stopped = whole.pop(self.proposed[number].get(PROMOTED, -1), None)
+            if stopped is not None:
+                whole[number] = as_one(stopped, whole[number])
+        return whole
 
     @property
     def scored(self) -> dict[int, dict[str, float]]:

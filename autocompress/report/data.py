@@ -45,6 +45,7 @@ def status_data(run: Run) -> dict[str, Any]:
         "states": dict(states),
         "failures": failures(run),
         "savings": run.savings.plain(),
+        "rungs": {name: rung.plain() for name, rung in run.rungs.items()},
     }
 
 

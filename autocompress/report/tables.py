@@ -29,6 +29,8 @@ def print_result(run: Run, console: Console | None = None) -> None:
     print_failures(run, console)
     for line in run.savings.lines():
         _say(console, line)
+    for name, rung in run.rungs.items():
+        _say(console, f"Rung at {name} of the epochs: {rung}.")
     try:
         print_best(run, run.best(), console)
     except NothingFits as nothing:

@@ -41,6 +41,7 @@ def search(
     store: bool | str | Path = True,
     store_bytes: int = 10 * 10**9,
     screening: bool = True,
+    stopping: bool = True,
 ) -> Run:
     """Search for compressed models of a task; the same call on the same run continues it.
 
@@ -66,6 +67,8 @@ def search(
         store_bytes: what may lie there; beyond it, what was not used for longest is removed.
         screening: whether the size and latency of what would ship are looked at before the training, so that a trial
             that breaks a limit on them, or cannot enter the front, ends there.
+        stopping: whether trainings of 3 epochs and more halt at 1/9 and 1/3 of them, where the best third of the trials
+            goes on, and others later if they turn out to be good enough. Only trials are compared that were screened.
 
     Raises InvalidInput for a task, space, limit or recipe that breaks a rule, RunError when the run's folder is in use,
     not writable or belongs to another search. A trial that fails raises nothing: it is a row of the result.
@@ -110,6 +113,7 @@ def search(
         store=_store(store, Path(runs) / folder),
         store_bytes=store_bytes,
         screening=screening,
+        stopping=stopping,
     )
     run = run_search(settings)
     if run.scored:

@@ -20,6 +20,7 @@ from autocompress.metric import Metric
 from autocompress.outcome import FAILED, INFEASIBLE, Outcome
 from autocompress.plugins import Registry
 from autocompress.recipe import Recipe
+from autocompress.rungs import RungReport
 from autocompress.search.settings import Settings
 from autocompress.search.study import Proposal
 from autocompress.selection import choose
@@ -111,6 +112,12 @@ class Display:
 
     def private_store(self, reason: str) -> None:
         self._console.print(f"trainings are shared within this call only: {reason}")
+
+    def mild(self, rung: str, report: RungReport) -> None:
+        self._console.print(
+            f"the order of trials at {rung} of their epochs says little about the end ({report}): from here on two"
+            " thirds go on there instead of one"
+        )
 
     def no_surroundings(self, reason: str) -> None:
         self._console.print(f"the hardware's limits are not known: {reason}")

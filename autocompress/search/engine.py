@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from autocompress.errors import AutocompressError, InvalidInput, RunError, first_line
 from autocompress.limits import check_against_baseline
-from autocompress.outcome import Outcome
+from autocompress.outcome import STOPPED, Outcome
 from autocompress.plugins import registry
-from autocompress.run import Run
+from autocompress.run import PROMOTED, Run
 from autocompress.search import ray_environment
 from autocompress.search.chatter import log_records_to
 from autocompress.search.display import Display
@@ -24,9 +24,10 @@ from autocompress.search.folder import RunFolder, open_run
 from autocompress.search.identity import task_identity
 from autocompress.search.prefixes import StoreAccess
 from autocompress.search.settings import Settings
+from autocompress.search.stopping import Stopping
 from autocompress.search.store import Store
 from autocompress.search.study import Proposal, SearchStudy, sharing_grey_box
-from autocompress.search.trial import TrialContext, dead_worker_outcome, recorded_outcome
+from autocompress.search.trial import TrialContext, dead_worker_outcome, finish_folder, recorded_outcome
 from autocompress.search.warm_start import first_recipes
 from autocompress.space import bind
 
@@ -43,6 +44,10 @@ class Search:
         self._deadline = None if hours is None else time.monotonic() + hours * 3600
         self._running: set[int] = set()
         self._exhausted = False
+        self._stopping = Stopping(settings.task.objective, settings.limits)
+        self._reports: dict[int, Outcome] = {}
+        self._ends: dict[int, Outcome] = {}
+        self._mild: set[str] = set()
         self.error: AutocompressError | None = None
         """What makes going on pointless: the baseline cannot be scored, or contradicts the limits."""
 
@@ -67,11 +72,14 @@ class Search:
         if self._running and self._study.baseline is None:
             return None
         start = time.monotonic()
+        self._promote()
         proposal = self._study.ask()
         if proposal is None:
             self._exhausted = True
             return None
         self._running.add(proposal.number)
+        if PROMOTED in proposal.proposed:
+            self._reports[proposal.number] = self._study.outcomes[proposal.proposed[PROMOTED]]
         took = time.monotonic() - start
         self._folder.event(
             "started",
@@ -83,16 +91,58 @@ class Search:
         self._display.started(proposal)
         return proposal
 
+    def at_rung(self, number: int, outcome: Outcome) -> bool:
+        """Whether a trial goes on with its training. The outcome is how it ended if it does not."""
+        if self._study.baseline is None:
+            return True
+        before = self._reports.get(number)
+        self._reports[number] = replace(outcome, rungs=(before.rungs if before else {}) | outcome.rungs)
+        known = self._at_rungs
+        for name, report in self._stopping.reports(known).items():
+            if report.poor and name not in self._mild:
+                self._mild.add(name)
+                self._folder.event("milder", rung=name, **report.plain())
+                self._display.mild(name, report)
+        verdict = self._stopping.verdict(number, known, self._study.baseline)
+        if not verdict.goes_on:
+            self._ends[number] = replace(self._reports[number], error=verdict.reason)
+        return verdict.goes_on
+
     def finish(self, number: int, outcome: Outcome | str) -> None:
-        """Record how a trial ended; of a failed one Ray gives its own message, and the trial's folder knows more."""
+        """Record how a trial ended; of a failed one Ray gives its own message, and the trial's folder knows more.
+
+        A trial at a rung that was not stopped there was interrupted.
+        """
         if isinstance(outcome, str):
             path, minutes = self._folder.path, self._settings.budget.minutes_per_trial
             outcome = recorded_outcome(path, number) or dead_worker_outcome(path, number, minutes, outcome)
+        elif outcome.state == STOPPED:
+            if number not in self._ends:
+                return
+            outcome = self._ends.pop(number)
+            finish_folder(self._folder.path, number, outcome)
+        report = self._reports.pop(number, None)
+        if report is not None:
+            outcome = replace(outcome, rungs=report.rungs | outcome.rungs)
         outcome = self._study.tell(number, outcome)
         self._running.discard(number)
         self._folder.event("finished", trial=number, state=outcome.state, error=outcome.error)
         self._display.finished(number, outcome)
         self._check_baseline(outcome)
+
+    def _promote(self) -> None:
+        """Let a stopped trial go on if it now would; without a store its training is gone."""
+        if self._study.baseline is None or not (self._settings.stopping and self._settings.store):
+            return
+        number = self._stopping.promotable(self._at_rungs, self._study.baseline)
+        if number is not None:
+            self._study.promote(number)
+
+    @property
+    def _at_rungs(self) -> dict[int, Outcome]:
+        """Of each recipe what its latest trial reported at rungs, or how it ended after some."""
+        found = {number: self._reports.get(number) or self._study.outcomes.get(number) for number in self._study.latest}
+        return {number: outcome for number, outcome in found.items() if outcome is not None and outcome.rungs}
 
     @property
     def _may_propose(self) -> bool:
@@ -232,6 +282,7 @@ def _context(settings: Settings, folder: RunFolder, display: Display) -> TrialCo
         settings.latency_seconds,
         _store(settings, display),
         settings.limits,
+        settings.stopping,
     )
 
 

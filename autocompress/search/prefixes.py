@@ -22,6 +22,8 @@ from autocompress.search.identity import code_digest
 from autocompress.search.store import Store
 from autocompress.training import train
 
+HALTED = ".halted"
+"""What follows the key of a training that is not finished."""
 Paused = Callable[[], AbstractContextManager[None]]
 
 
@@ -84,7 +86,7 @@ class StoredPrefixes:
             try:
                 known = self._get(key)  # whoever was waited for has it trained
                 if known is None:
-                    yield None
+                    yield self._get(key + HALTED)
                     return
             finally:
                 if locked:
@@ -93,8 +95,13 @@ class StoredPrefixes:
         yield known
 
     def keep(self, prefix: Recipe, trained: Trained) -> None:
+        key = self.key(prefix)
         try:
-            self._store.put(self.key(prefix), trained)
+            if trained.halted:
+                self._store.put(key + HALTED, trained)
+                return
+            self._store.put(key, trained)
+            self._store.remove(key + HALTED)
         except Exception as error:  # a full disk, an object store out of reach
             print(f"the training could not be stored: {first_line(error)}")
 

@@ -23,8 +23,13 @@ class Point:
 
 
 def promoted(points: Sequence[Point], share: float) -> set[int]:
-    """Indices of the points that go on: the best `share` of those seen so far, rounded up, so at least one."""
-    return set(ranked(points)[: math.ceil(share * len(points) - 1e-9)])
+    """Indices of the points that go on: the best `share` of those seen so far."""
+    return set(ranked(points)[: going_on(len(points), share)])
+
+
+def going_on(count: int, share: float) -> int:
+    """How many of so many go on: rounded up, so at least one."""
+    return math.ceil(share * count - 1e-9)
 
 
 def ranked(points: Sequence[Point]) -> list[int]:

@@ -20,7 +20,8 @@ from autocompress.limits import Limit
 from autocompress.search.chatter import ray_messages_to
 from autocompress.search.engine import Search
 from autocompress.search.finals import Judge
-from autocompress.search.searcher import ErrorNotes, LoopSearcher
+from autocompress.search.scheduler import RungScheduler
+from autocompress.search.searcher import LoopSearcher
 from autocompress.search.trial import TrialContext
 from autocompress.search.worker import TrialWorker
 from autocompress.task_reference import modules_from_files
@@ -29,12 +30,12 @@ from autocompress.task_reference import modules_from_files
 def run_trials(search: Search, context: TrialContext, workers: int, log_file: Path) -> None:
     """Run what the search proposes on that many worker processes, until it proposes nothing more or time is up."""
     with session(workers) as folder, ray_messages_to(log_file):  # ray.init sets up Ray's logging, so after it
-        errors = ErrorNotes()
+        scheduler = RungScheduler(search)
         tuner = tune.Tuner(
             tune.with_parameters(TrialWorker, context=_shared(context)),
             tune_config=tune.TuneConfig(
-                search_alg=LoopSearcher(search, errors),
-                scheduler=errors,
+                search_alg=LoopSearcher(search, scheduler),
+                scheduler=scheduler,
                 num_samples=-1,
                 reuse_actors=True,
                 time_budget_s=search.seconds_left,

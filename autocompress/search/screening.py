@@ -96,12 +96,15 @@ class Screening:
         hurdles: Hurdles,
         baselines: Callable[[], Mapping[str, nn.Module]],
         scratch: Path,
-    ) -> None:
-        """Raises Screened if the recipe is hopeless. `work` is left as it is, and so is the folder `scratch`."""
+    ) -> dict[str, float]:
+        """Size and latency, unless it was not worth while to measure them; raises Screened if the recipe is hopeless.
+
+        `work` is left as it is, and so is the folder `scratch`.
+        """
         reason = self._not_worth_it(work, recipe.recovery.epochs)
         if reason:
             print(f"not screened: {reason}")
-            return
+            return {}
         start = time.monotonic()
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # the trial's log hears of its steps when they count
@@ -110,10 +113,12 @@ class Screening:
             self._judge(scores, hurdles)
             scores |= self._timed(models, baselines())
             self._judge(scores, hurdles)
+            return scores
         except Screened:
             raise
         except Exception as error:  # plugins' code on a model that was not trained
             print(f"not screened: {first_line(error)}")
+            return {}
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
             self._took_s[_finalizers(work)] = time.monotonic() - start

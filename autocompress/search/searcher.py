@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from autocompress.outcome import Outcome
+from autocompress.search.scheduler import RungScheduler
 from autocompress.search.study import Proposal
 
 
@@ -23,25 +22,13 @@ class Loop(Protocol):
     def finish(self, number: int, outcome: Outcome | str) -> None: ...
 
 
-class ErrorNotes(FIFOScheduler):  # type: ignore[misc]
-    """First in, first out; and keeps what Ray says of a trial that failed, which searchers are not told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.text: dict[str, str] = {}
-
-    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        with open(trial.error_file, encoding="utf-8") as file:
-            self.text[trial.trial_id] = file.read()
-
-
 class LoopSearcher(Searcher):  # type: ignore[misc]
     """Hands proposals to Ray Tune and outcomes back."""
 
-    def __init__(self, loop: Loop, errors: ErrorNotes) -> None:
+    def __init__(self, loop: Loop, scheduler: RungScheduler) -> None:
         super().__init__(metric=None, mode=None)
         self._loop: Loop | None = loop
-        self._errors = errors
+        self._scheduler = scheduler
         self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> Any:
@@ -54,13 +41,16 @@ class LoopSearcher(Searcher):  # type: ignore[misc]
         return {"number": proposal.number, "recipe": proposal.recipe.plain(), "hurdles": hurdles}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Called once a trial; a trial without a result failed, or was stopped when the time was up."""
+        """Called once a trial; one without a result failed, or was cut off when the time was up.
+
+        So was one at a rung that the search has not stopped, which the search knows.
+        """
         assert self._loop is not None
         number = self._numbers.pop(trial_id, None)
         if number is None:
             return
         if error:
-            self._loop.finish(number, self._errors.text.get(trial_id, ""))
+            self._loop.finish(number, self._scheduler.text.get(trial_id, ""))
         elif result and "outcome" in result:
             self._loop.finish(number, Outcome.from_json(result["outcome"]))
         # else it was stopped by the time budget or Ctrl-C: the study closes it as interrupted

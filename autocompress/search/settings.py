@@ -40,6 +40,8 @@ class Settings:
     store_bytes: int = 10 * 10**9
     screening: bool = True
     """Whether hopeless trials end before their training."""
+    stopping: bool = True
+    """Whether trials that compare badly at a rung of their training end there."""
 
     @property
     def target(self) -> Target:

@@ -27,8 +27,8 @@ class Store:
     """A content-addressed store with a size limit, in a folder or at any URL that fsspec knows (`s3://...`).
 
     An entry is one file that appears whole: a line with the SHA-256 of what follows, a line of JSON with the plans, and
-    safetensors. It is never changed, so reading needs no lock. Where the limit is exceeded, what was not used for
-    longest is removed; an object store that cannot tell when it was read counts from when it was written.
+    safetensors. It is never changed, at most replaced, so reading needs no lock. Where the limit is exceeded, what was
+    not used for longest is removed; an object store that cannot tell when it was read counts from when it was written.
     """
 
     def __init__(self, url: str | Path, limit_bytes: int) -> None:
@@ -48,8 +48,7 @@ class Store:
             return None
         except DamagedEntry as damage:
             print(f"the stored training {key[:12]} is damaged ({damage}): removed")
-            with contextlib.suppress(FileNotFoundError):
-                self._files.rm_file(path)
+            self.remove(key)
             return None
         with contextlib.suppress(FileNotFoundError, NotImplementedError):  # removed meanwhile; no such thing there
             self._files.touch(path, truncate=False)
@@ -65,6 +64,11 @@ class Store:
         self._files.pipe_file(partial, data)
         self._files.mv(partial, self._path(key))
         self._evict()
+
+    def remove(self, key: str) -> None:
+        """Remove an entry, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self._files.rm_file(self._path(key))
 
     def lock(self, key: str) -> FileLock:
         """Held by whoever trains a prefix; a dead holder frees it.
@@ -97,7 +101,7 @@ class Store:
 
 
 def _encode(trained: Trained) -> bytes:
-    head: dict[str, Any] = {"plans": trained.plans, "seconds": trained.seconds}
+    head: dict[str, Any] = {"plans": trained.plans, "seconds": trained.seconds, "halted": trained.halted}
     body = json.dumps(head).encode() + b"\n" + save(dict(trained.tensors))
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
 

@@ -15,10 +15,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.limits import Limit, Scores
 from autocompress.metric import Metric
-from autocompress.outcome import INFEASIBLE, INTERRUPTED, OK, SCREENED, Outcome
+from autocompress.outcome import INFEASIBLE, INTERRUPTED, OK, SCREENED, STOPPED, Outcome
 from autocompress.parameters import Choice, Integer, Parameter
 from autocompress.recipe import Recipe
-from autocompress.run import DUPLICATE_OF, OUTCOME, PROPOSED, RECIPE, outcome_of
+from autocompress.run import DUPLICATE_OF, OUTCOME, PROMOTED, PROPOSED, RECIPE, outcome_of
 from autocompress.search.candidates import Define, Params
 from autocompress.search.history import MEASURED
 from autocompress.search.mirror import Answer, MirroredStudy
@@ -67,6 +67,7 @@ class SearchStudy:
         self._rng = random.Random(seed + known)
         self._queue: list[tuple[Recipe, Mapping[str, Any]]] = []
         self._live: dict[int, Proposal] = {}
+        self._recipes: dict[int, Recipe] = {}
         self._seen: dict[str, int] = {}
         self.outcomes: dict[int, Outcome] = {}
         for trial in self._study.trials:
@@ -89,6 +90,18 @@ class SearchStudy:
         """To be proposed before anything the sampler thinks of, unless it is known already."""
         self._enqueue(recipe, {"origin": why})
 
+    @property
+    def latest(self) -> list[int]:
+        """Of each recipe the latest trial; a stopped one has a later one if it went on."""
+        return list(self._seen.values())
+
+    def promote(self, number: int) -> None:
+        """Propose a stopped trial's recipe next, so that it goes on from its rung."""
+        rung, recipe = self.outcomes[number].stopped_at, self._recipes[number]
+        self._seen.pop(recipe.key)
+        why = {"origin": f"trial {number} goes on from {rung} of its epochs", PROMOTED: number}
+        self._queue.insert(0, (recipe, why))
+
     def ask(self) -> Proposal | None:
         """A recipe that was not tried, or None when the space has no other.
 
@@ -103,7 +116,7 @@ class SearchStudy:
                 proposal = Proposal(trial.number, recipe, self._reason(trial) if proposed is None else proposed)
                 self._study.start(trial, {RECIPE: recipe.plain(), PROPOSED: dict(proposal.proposed)})
                 self._seen[recipe.key] = trial.number
-                self._live[trial.number] = proposal
+                self._live[trial.number], self._recipes[trial.number] = proposal, recipe
                 return replace(proposal, hurdles=self._hurdles())
             self._study.add(trial, self._answer(self.outcomes.get(twin), {DUPLICATE_OF: twin}))
             fresh = self._untried()
@@ -137,6 +150,7 @@ class SearchStudy:
         if RECIPE not in trial.user_attrs:
             return  # an answered duplicate
         recipe = Recipe.parse(trial.user_attrs[RECIPE], f"trial {trial.number}")
+        self._recipes[trial.number] = recipe
         proposed, outcome = trial.user_attrs.get(PROPOSED, {}), outcome_of(trial)
         if trial.state == TrialState.RUNNING:  # even with an outcome: its driver died while it told that
             self._live[trial.number] = Proposal(trial.number, recipe, proposed)
@@ -173,10 +187,10 @@ class SearchStudy:
     def _answer(self, outcome: Outcome | None, attributes: dict[str, Any]) -> Answer:
         """What Optuna is told of an outcome.
 
-        A scored trial is COMPLETE; a screened one PRUNED, with the limits that it breaks and the objectives that were
-        measured; any other FAIL.
+        A scored trial is COMPLETE; one that was screened or stopped PRUNED, with the limits that it breaks and the
+        objectives that were measured; any other FAIL.
         """
-        if outcome is None or not (outcome.scored or outcome.state == SCREENED):
+        if outcome is None or not (outcome.scored or outcome.state in (SCREENED, STOPPED)):
             return Answer(TrialState.FAIL, attributes)
         scores, baseline = outcome.scores, self.baseline or outcome.scores
         known = [limit for limit in self._limits if outcome.scored or judgeable(limit, scores)]

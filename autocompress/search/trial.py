@@ -25,10 +25,12 @@ from autocompress.limits import Limit
 from autocompress.measure.accuracy import NotANumber
 from autocompress.measure.device import Target
 from autocompress.method import NoEffect, OutputsDiffer
-from autocompress.outcome import OK, SCREENED, Outcome, failure
+from autocompress.outcome import OK, SCREENED, STOPPED, Outcome, failure
 from autocompress.plugins import registry
 from autocompress.recipe import Recipe
+from autocompress.rungs import rungs_of
 from autocompress.search.prefixes import StoreAccess, StoredPrefixes
+from autocompress.search.progress import Progress, rung_score
 from autocompress.search.screening import Hurdles, Screened, Screening
 from autocompress.search.shipped import by_device, largest_bytes, load_shipped, plain, score_shipped
 from autocompress.search.watchdog import Watchdog
@@ -52,6 +54,8 @@ class TrialContext:
     """Where trained prefixes are kept; None for nowhere."""
     limits: tuple[Limit, ...] = ()
     """What trials are screened for."""
+    stopping: bool = False
+    """Whether trials halt at rungs."""
 
     def with_trained_model(self) -> TrialContext:
         """With the trained model itself in place of its factory, so that a process builds it once."""
@@ -73,21 +77,24 @@ class TrialRunner:
     def __init__(self, context: TrialContext) -> None:
         self._shared = context
         self._acting = ""
-        self._training_s = self._spared_s = self._screening_s = 0.0
+        self._progress = Progress(-1)
         self._watchdog = Watchdog(context.minutes_per_trial)
 
     def run(self, number: int, recipe: Recipe, hurdles: Hurdles | None = None) -> Outcome:
         """The outcome, with the trial's folder complete; raises TrialFailed after a failure was written there.
 
-        Without hurdles it is not screened.
+        Without hurdles it is not screened. A trial that is `stopped` is at a rung: it goes on when it is run again, and
+        else its folder is left for who decides that to finish.
         """
         folder = partial_folder(self._shared.run, number)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        if number != self._progress.number:
+            self._progress = Progress(number)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
         started = time.monotonic()
         self._acting = ""
-        self._training_s = self._spared_s = self._screening_s = 0.0
-        with _logging_to(folder / LOG_FILE) as log, self._watchdog.watching(folder / HANG_FILE):
+        watching = self._watchdog.watching(folder / HANG_FILE, self._progress.spent_s)
+        with _logging_to(folder / LOG_FILE) as log, watching:
             try:
                 outcome = self._carry_out(folder, recipe, hurdles)
             except Screened as end:
@@ -96,8 +103,13 @@ class TrialRunner:
             except (Exception, SystemExit) as error:  # plugins' and users' code
                 traceback.print_exc(file=log)
                 outcome = self._failure(error, time.monotonic() - started)
-        outcome = replace(outcome, training_s=self._training_s, spared_s=self._spared_s, screening_s=self._screening_s)
+        outcome = self._progress.told(outcome)
         (folder / HANG_FILE).unlink()
+        if outcome.state == STOPPED:
+            self._progress.work_s = outcome.work_s
+            self._progress.spent_s += time.monotonic() - started - self._waited_s
+            return outcome
+        self._progress = Progress(-1)
         finish_folder(self._shared.run, number, outcome)
         if outcome.failed:
             raise TrialFailed(outcome.error)
@@ -110,9 +122,9 @@ class TrialRunner:
         return self._shared.with_trained_model()
 
     def _carry_out(self, folder: Path, recipe: Recipe, hurdles: Hurdles | None) -> Outcome:
-        context = self.context
+        context, progress = self.context, self._progress
         seed_all(context.seed)
-        start = time.monotonic()
+        start, screened_s = time.monotonic(), progress.screening_s
         trained = train_recipe(
             context.task,
             recipe,
@@ -122,14 +134,24 @@ class TrialRunner:
             on_step=self._on_step,
             prefixes=self._prefixes,
             before_training=lambda work: self._screen(work, recipe, hurdles, folder / "screening"),
+            until=lambda done: progress.until(done, recipe.recovery.epochs) if context.stopping else None,
+            begun=progress.halted,
         )
-        self._training_s, self._spared_s = trained.training_s, trained.spared_s
-        self._screening.trained(trained.training_s or trained.spared_s, recipe.recovery.epochs)
+        seconds = trained.training_s + trained.spared_s
+        progress.training_s += trained.training_s
+        progress.spared_s = max(0.0, seconds - progress.training_s)
+        if trained.checkpoint is not None:
+            self._score_at_rung(trained, trained.checkpoint.epochs, recipe.recovery.epochs)
+            worked = time.monotonic() - start - self._waited_s
+            progress.rungs_s += worked - trained.training_s - (progress.screening_s - screened_s)
+            left_s = seconds * (recipe.recovery.epochs / trained.checkpoint.epochs - 1)
+            return Outcome(STOPPED, progress.screened, work_s=worked, unspent_s=left_s)
+        self._screening.trained(seconds, recipe.recovery.epochs)
         firsts = [first for first, *_ in by_device(context.targets)]
         finalizing = time.monotonic()
         compressed = {first: finalize(trained, first, keep=first is not firsts[-1]) for first in firsts}
         self._screening.finalized(trained, time.monotonic() - finalizing)
-        worked = time.monotonic() - start - (self._prefixes.waited_s if self._prefixes else 0.0)
+        worked = time.monotonic() - start - self._waited_s
         for first, what_ships in compressed.items():
             self._write(device_folder(folder, first.device, context.targets[0].device), what_ships, recipe, first)
         models = load_shipped(folder, trained.student, context.task, context.targets)
@@ -144,14 +166,27 @@ class TrialRunner:
         (folder / "latency.json").write_text(json.dumps(plain(latencies)), encoding="utf-8")
         return Outcome(OK, scores, work_s=worked)
 
+    def _score_at_rung(self, trained: Compression, done: int, epochs: int) -> None:
+        task, progress = self.context.task, self._progress
+        progress.halted, name = trained.trained(), rungs_of(epochs)[done]
+        progress.rungs[name] = rung_score(trained.model, task, self.context.targets[0])
+        print(f"at {name} of its epochs: {task.objective.name} {progress.rungs[name]:.4f}")
+        self._screening.trained(progress.halted.seconds, done)
+
+    @property
+    def _waited_s(self) -> float:
+        """How long this step waited for another trial's training."""
+        return self._prefixes.waited_s if self._prefixes else 0.0
+
     def _screen(self, work: Compression, recipe: Recipe, hurdles: Hurdles | None, scratch: Path) -> None:
-        if hurdles is None:
+        if hurdles is None or self._progress.looked:
             return
         start = time.monotonic()
+        self._progress.looked = True
         try:
-            self._screening(work, recipe, hurdles, lambda: self.baselines, scratch)
+            self._progress.screened = self._screening(work, recipe, hurdles, lambda: self.baselines, scratch)
         finally:
-            self._screening_s = time.monotonic() - start
+            self._progress.screening_s = time.monotonic() - start
             self._on_step("")
 
     @functools.cached_property
@@ -227,7 +262,7 @@ def recorded_outcome(run: Path, number: int) -> Outcome | None:
 @contextlib.contextmanager
 def _logging_to(path: Path) -> Iterator[TextIO]:
     """Everything that Python code prints goes to the trial's log."""
-    with path.open("w", encoding="utf-8", buffering=1) as log:
+    with path.open("a", encoding="utf-8", buffering=1) as log:
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             yield log
     sys.stdout.flush()

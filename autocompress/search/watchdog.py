@@ -19,9 +19,10 @@ class Watchdog:
         self._end = 0.0
 
     @contextlib.contextmanager
-    def watching(self, path: Path) -> Iterator[None]:
+    def watching(self, path: Path, spent_s: float = 0.0) -> Iterator[None]:
+        """Around a trial, or a step of one that spent so many seconds before."""
         with path.open("w") as self._file:
-            self._start(60 * (self._minutes or 0))
+            self._start(max(60 * (self._minutes or 0) - spent_s, 0.001))
             try:
                 yield
             finally:

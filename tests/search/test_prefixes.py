@@ -205,3 +205,27 @@ def test_waiting_does_not_count_for_a_trials_minutes(tmp_path: Path) -> None:
 def test_a_task_without_a_store_trains(task: Task) -> None:
     trained = train_recipe(task, Recipe(recovery=Recovery(epochs=1)), registry=registry(), target=CPU)
     assert trained.training_s > 0 and trained.spared_s == 0
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [("structured_taylor", "soft_labels", "int8_weight_only"), ("tucker2_conv", "feature_similarity"), ("int8_qat",)],
+)
+def test_what_ships_is_the_same_when_the_training_is_halted(methods: tuple[str, ...], tmp_path: Path) -> None:
+    wanted, store = recipe(*methods, epochs=3), prefixes(tmp_path)
+    (_, alone), store_of = tensors(wanted, None), {1: None, 2: store}
+    begun, seconds = None, 0.0
+    for epoch in (1, 2):  # once it is handed on in memory, once by the store
+        halted = train_recipe(
+            images(), wanted, registry=registry(), target=CPU, prefixes=store_of[epoch],
+            until={0: 1, 1: 2}.get, begun=begun,
+        )  # fmt: skip
+        begun, seconds = halted.trained(), seconds + halted.training_s
+        assert begun.checkpoint is not None and begun.checkpoint.epochs == epoch
+        assert begun.seconds == pytest.approx(seconds)
+    found = train_recipe(images(), wanted, registry=registry(), target=CPU, prefixes=store)
+    assert found.checkpoint is None and found.spared_s == pytest.approx(seconds)
+    shipped = finalize(found, CPU).tensors()
+    assert alone.keys() == shipped.keys()
+    assert all(torch.equal(alone[name], shipped[name]) for name in alone)
+    assert [path.name for path in (tmp_path / "entries").iterdir()] == [store.key(prefix_of(wanted, registry()))]

@@ -1,0 +1,75 @@
+"""Rungs, what they are worth, and what they save."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autocompress.outcome import INFEASIBLE, OK, STOPPED, Outcome, Savings, as_one
+from autocompress.rungs import RUNGS, rank_correlation, rung_reports, rungs_of
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [
+        (0, {}),
+        (2, {}),
+        (3, {1: "1/3"}),
+        (8, {3: "1/3"}),
+        (9, {1: "1/9", 3: "1/3"}),
+        (30, {3: "1/9", 10: "1/3"}),
+    ],
+)
+def test_rungs_by_hand(epochs: int, expected: dict[int, str]) -> None:
+    assert rungs_of(epochs) == expected
+
+
+@given(st.integers(3, 1000))
+def test_rungs_come_one_after_the_other_before_the_end(epochs: int) -> None:
+    found = rungs_of(epochs)
+    assert list(found) == sorted(set(found)) and 1 <= min(found) and max(found) < epochs
+    assert list(found.values()) == [name for name in RUNGS if name in found.values()]
+
+
+def test_rank_correlation_by_hand() -> None:
+    ends = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    assert rank_correlation([(end**3, end) for end in ends]) == pytest.approx(1)
+    assert rank_correlation([(-end, end) for end in ends]) == pytest.approx(-1)
+    swapped = [0.2, 0.1, 0.3, 0.4, 0.5, 0.6]
+    assert rank_correlation(list(zip(swapped, ends, strict=True))) == pytest.approx(1 - 6 * 2 / (6 * 35))
+    tied = [0.1, 0.1, 0.3, 0.4, 0.5, 0.6]  # both of rank 1.5: the covariance is 17, the variances 17 and 17.5
+    assert rank_correlation(list(zip(tied, ends, strict=True))) == pytest.approx(17 / (17 * 17.5) ** 0.5)
+    assert rank_correlation([(end, end) for end in ends[:5]]) is None
+    assert rank_correlation([(0.5, end) for end in ends]) is None
+
+
+def scored(rung: float, end: float, state: str = OK) -> Outcome:
+    return Outcome(state, {"accuracy": end}, training_s=9.0, rungs={"1/9": 0.1, "1/3": rung}, rungs_s=0.5)
+
+
+STOPPED_ONE = Outcome(STOPPED, {"size_bytes": 9.0}, training_s=3.0, work_s=4.0, rungs={"1/9": 0.2}, unspent_s=24.0)
+
+
+def test_a_report_counts_what_was_scored_and_what_was_stopped() -> None:
+    ends = [scored(value, 1 - value, INFEASIBLE if value > 0.4 else OK) for value in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)]
+    found = rung_reports([*ends, STOPPED_ONE, Outcome(OK, {"accuracy": 1.0})], "accuracy")
+    assert {name: (report.trials, report.stopped) for name, report in found.items()} == {"1/9": (6, 1), "1/3": (6, 0)}
+    assert found["1/9"].rank_correlation is None and not found["1/9"].poor
+    assert found["1/3"].rank_correlation == pytest.approx(-1) and found["1/3"].poor
+    assert "-1.00 over 6 trials" in str(found["1/3"]) and "too few" in str(found["1/9"])
+    assert rung_reports([Outcome(OK, {"accuracy": 1.0})], "accuracy") == {}
+
+
+def test_savings_tell_what_stopping_spared() -> None:
+    savings = Savings.of([scored(0.1, 0.2), STOPPED_ONE])
+    assert (savings.stopped, savings.stopped_s, savings.rungs_s, savings.trainings) == (1, 24.0, 0.5, 2)
+    assert any("rest of 1 trainings, which may have taken about 24 s, in 0.5 s" in line for line in savings.lines())
+
+
+def test_a_trial_that_went_on_later_is_one_that_saved_nothing() -> None:
+    later = Outcome(OK, {"accuracy": 0.9}, work_s=20.0, training_s=6.0, spared_s=3.0, rungs={"1/3": 0.5})
+    whole = as_one(STOPPED_ONE, later)
+    assert (whole.training_s, whole.spared_s, whole.work_s, whole.unspent_s) == (9.0, 0.0, 24.0, 0.0)
+    assert list(whole.rungs) == ["1/9", "1/3"] and whole.state == OK
+    assert Savings.of([whole]).lines() == []
