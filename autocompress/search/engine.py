@@ -92,11 +92,14 @@ class Search:
         return proposal
 
     def at_rung(self, number: int, outcome: Outcome) -> bool:
-        """Whether a trial goes on with its training. The outcome is how it ended if it does not."""
-        if self._study.baseline is None:
-            return True
+        """Whether a trial goes on with its training. The outcome is how it ended if it does not.
+
+        One that goes on from where it was stopped is not judged there once more.
+        """
         before = self._reports.get(number)
         self._reports[number] = replace(outcome, rungs=(before.rungs if before else {}) | outcome.rungs)
+        if self._study.baseline is None or (before and before.stopped_at == outcome.stopped_at):
+            return True
         known = self._at_rungs
         for name, report in self._stopping.reports(known).items():
             if report.poor and name not in self._mild:
