@@ -10,7 +10,9 @@ without, each in a folder of its own. A training is one that was done: what the 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
+import io
 import json
 import random
 import tempfile
@@ -71,7 +73,7 @@ def digits() -> Task:
     model, (inputs, targets) = net(), train.tensors
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for epoch in range(12):
-        for rows in torch.randperm(len(train), generator=torch.Generator().manual_seed(epoch)).split(32):
+        for rows in torch.randperm(len(train), generator=torch.Generator().manual_seed(epoch)).split(32):  # type: ignore[no-untyped-call]
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(inputs[rows]), targets[rows]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -81,7 +83,7 @@ def digits() -> Task:
 def untrained_bytes(recipe: Recipe) -> int:
     """What a recipe ships without its training."""
     recipe = Recipe(steps=recipe.steps, recovery=Recovery(epochs=0))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         made = compress(digits(), recipe, registry=registry(), target=TARGET)
         write_model(Path(folder), made, recipe, TARGET, registry())
         return shipped_bytes(Path(folder))
