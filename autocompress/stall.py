@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-PATIENCE = 2
+PATIENCE = 3
 """Epochs in a row that must bring less than `LEAST` together."""
-LEAST = 0.01
+LEAST = 0.005
 """The share of the loss by which it must fall to count as better."""
 WARM_UP = 0.3
 """The share of a one-cycle schedule in which the learning rate rises; what the loss does there says nothing."""
@@ -36,4 +36,4 @@ class Stall:
         return self._flat >= PATIENCE and self._epochs - epoch - 1 > 1
 
     def __str__(self) -> str:
-        return f"the loss fell by less than {LEAST:.0%} in {PATIENCE} epochs"
+        return f"the loss fell by less than {LEAST:.1%} in {PATIENCE} epochs"

@@ -10,7 +10,9 @@ without, each in a folder of its own. A training is one that was done: what the 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
+import io
 import json
 import random
 import tempfile
@@ -81,7 +83,7 @@ def digits() -> Task:
 def untrained_bytes(recipe: Recipe) -> int:
     """What a recipe ships without its training."""
     recipe = Recipe(steps=recipe.steps, recovery=Recovery(epochs=0))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         made = compress(digits(), recipe, registry=registry(), target=TARGET)
         write_model(Path(folder), made, recipe, TARGET, registry())
         return shipped_bytes(Path(folder))

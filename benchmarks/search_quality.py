@@ -7,6 +7,8 @@ trained with up to three seeds, with its size and its latency. A search sees the
 anew for every seed of the benchmark; its front is then scored by the mean of them. Our sampler is given size and
 latency before a training, as screening gives them, except where a row says otherwise. The score is the hypervolume of
 the front as a share of the true front's, up to 1.1 times the true front's extent.
+
+All rows take an hour and a half. The JSON file is written after each row, and the same call again goes on from it.
 """
 
 from __future__ import annotations
@@ -246,6 +248,22 @@ def show(name: str, row: Mapping[str, Any]) -> str:
     return f"{name:32s}  {ratios}   {within}   {row['distinct']:5.0f}   {1e3 * row['seconds_per_training']:4.0f} ms"
 
 
+def recorded(file: Path | None, what: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows that an earlier call finished, if it was for the same table and seeds."""
+    if file is None or not file.is_file():
+        return {}
+    found = json.loads(file.read_text())
+    if {name: found.get(name) for name in what} != what:
+        raise SystemExit(f"{file} holds other results than those of {what}: name another file")
+    rows: dict[str, Any] = found["rows"]
+    return rows
+
+
+def record(file: Path | None, content: Mapping[str, Any]) -> None:
+    if file is not None:
+        file.write_text(json.dumps(content, indent=1))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", default="cifar100", help="cifar10, cifar100 or imagenet (ImageNet16-120)")
@@ -258,9 +276,12 @@ def main() -> None:
     table = Table(arguments.table)
     print(f"{arguments.table}, {arguments.seeds} seeds: hypervolume ratio and its standard deviation after {MARKS}")
     print("trainings; within the seconds of as many usual trainings; distinct networks; time of a proposal")
-    results: dict[str, Any] = {}
+    what = {"table": arguments.table, "seeds": arguments.seeds, "marks": list(MARKS)}
+    results = recorded(arguments.json, what)
     for name in arguments.rows:
-        results[name] = summary([curve(ROWS[name], table, seed) for seed in range(arguments.seeds)])
+        if name not in results:
+            results[name] = summary([curve(ROWS[name], table, seed) for seed in range(arguments.seeds)])
+            record(arguments.json, what | {"rows": results})
         print(show(name, results[name]), flush=True)
     tests: dict[str, list[float]] = {}
     if OURS in results and arguments.seeds > 1:
@@ -270,8 +291,7 @@ def main() -> None:
             tests[f"{OURS} against {other}"] = paired(results, OURS, str(other))
     for pair, chances in tests.items():
         print(f"{pair}: Wilcoxon p {', '.join(f'{chance:.2g}' for chance in chances)}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"marks": MARKS, "rows": results, "wilcoxon_p": tests}, indent=1))
+    record(arguments.json, what | {"rows": results, "wilcoxon_p": tests})
 
 
 if __name__ == "__main__":

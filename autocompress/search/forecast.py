@@ -22,6 +22,8 @@ Costs = Callable[[Params], Sequence[float] | None]
 Seconds = Callable[[FrozenTrial], float | None]
 """What a finished trial took."""
 
+SCREENED = 100
+"""Screened trials that are learned from, the newest, so that its time is bounded."""
 DRAWS = np.array([NormalDist().inv_cdf((index + 0.5) / 16) for index in range(16)])
 """Quantiles of the normal distribution that stand for it."""
 BOLDNESS = 0.25
@@ -74,7 +76,7 @@ class Forecaster:
         """
         if tuple(distributions) != self._names:
             self._names, self._embedding, self._processes = tuple(distributions), Embedding(distributions), {}
-        screened = history.screened[-len(trials) :]
+        screened = history.screened[-SCREENED:]
         self._history = history
         self._values = np.concatenate([history.values(trials), history.measured(screened)])
         scored, trials = len(trials), [*trials, *screened]

@@ -13,6 +13,7 @@ from importlib import metadata
 import torch
 from filelock import FileLock, Timeout
 
+from autocompress.compress import train_recipe
 from autocompress.errors import first_line
 from autocompress.measure.device import Target
 from autocompress.plugins import Registry
@@ -68,7 +69,7 @@ class StoredPrefixes:
             "task": self._access.identity,
             "prefix": prefix.plain(),
             "plugins": [self._registry.plugin_of(method.name).release for method in methods],
-            "code": [*(code_digest(type(method)) for method in methods), code_digest(train)],
+            "code": [*(code_digest(type(method)) for method in methods), code_digest(train), code_digest(train_recipe)],
             "engine": metadata.version("autocompress"),
             "seed": self._seed,
             "device": f"{self._target.torch_device.type} x{self._target.threads}",

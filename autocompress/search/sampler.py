@@ -38,8 +38,8 @@ FINALIZERS = 0.15
 """Share of the candidates that are other finalizers on what was trained before, where trainings are shared."""
 STARTUP = 15
 """Proposals before the model has a say: free exploration first, so that little of it is due soon after."""
-LEAST_SCORED = 10
-"""Scored trials that the model needs."""
+LEAST_SCORED, LEAST_MEASURED = 2, 10
+"""Trials that the model needs: scored ones, and, together with the screened, measured ones."""
 MODEL_TRIALS = 300
 """Scored trials that the model learns from, so that its time is bounded."""
 Shared = Callable[[Params], Params]
@@ -128,7 +128,9 @@ class GreyBoxSampler(BaseSampler):
         """The parameters of the recipe that is proposed to the trial: it is chosen here, where its names are due."""
         history = self._read(study, trial.number)
         rng = random.Random(f"{self._seed} {trial.number}")
-        modelled = len(history.scored) >= LEAST_SCORED and not is_free(history.asked, self._exploration)
+        measured = len(history.scored) + len(history.screened)
+        enough = len(history.scored) >= LEAST_SCORED and measured >= LEAST_MEASURED
+        modelled = enough and not is_free(history.asked, self._exploration)
         chosen = self._choose(history, rng) if modelled else self._explore(history, rng)
         self._params, self.reasons[trial.number] = chosen
         return {name: self._space.distributions[name] for name in self._params}

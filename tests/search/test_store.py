@@ -12,7 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autocompress import Task, search
+from autocompress.errors import InvalidInput
 from autocompress.prefix import Trained
+from autocompress.search import _store
 from autocompress.search.store import Store, _decode, _encode
 
 KEY, OTHER = "a" * 64, "b" * 64
@@ -92,3 +95,21 @@ def test_an_object_store_holds_entries_and_its_limit_too() -> None:
     assert [store.get(key) is not None for key in (KEY, OTHER)] == [False, True]
     files = fsspec.filesystem("memory").find("/shared/prefixes")
     assert [Path(file).name for file in files] == [OTHER, "c" * 64]
+
+
+def test_where_the_store_lies(tmp_path: Path) -> None:
+    assert _store(True, tmp_path / "run") == str(tmp_path / "run" / "store")
+    assert _store(tmp_path / "shared", tmp_path / "run") == str(tmp_path / "shared")
+    assert _store("s3://bucket/shared", tmp_path / "run") == "s3://bucket/shared"
+    assert _store(False, tmp_path / "run") is None
+
+
+@pytest.mark.parametrize("store", ["nosuch://bucket", "/dev/null/store"])
+def test_a_store_that_cannot_be_used_is_said_before_the_first_trial(store: str, task: Task, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=f"store '{store}' must be a folder or URL that can be written, but: "):
+        search(task, space="quickstart", store=store, runs=tmp_path, target="cpu@1", progress=False)
+
+
+def test_a_limit_below_nothing_is_refused(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="store_bytes must be at least 0, but got -1"):
+        search(task, store_bytes=-1, runs=tmp_path)
