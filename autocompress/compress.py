@@ -268,14 +268,18 @@ class Compression:
             self.checkpoint = halted.checkpoint
         self.training_s, self.spared_s = time.monotonic() - start, begun.seconds if begun else 0.0
 
+    @property
+    def seconds(self) -> float:
+        """What the training took so far, here and before."""
+        return self.training_s + self.spared_s
+
     def trained(self) -> Trained:
         """What whoever goes on needs: others with the same prefix, and whoever halted the training."""
         plans = {step.method.name: step.plan for step in self.steps if step.method.needs_training}
-        seconds = self.training_s + self.spared_s
         if self.checkpoint is not None:
-            return Trained(plans, self.checkpoint.tensors, seconds, self.checkpoint.state)
+            return Trained(plans, self.checkpoint.tensors, self.seconds, self.checkpoint.state)
         tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in leaves(self.model).items()}
-        return Trained(plans, tensors, seconds)
+        return Trained(plans, tensors, self.seconds)
 
     def resume(self, trained: Trained) -> None:
         """Go on after a training that was done elsewhere."""

@@ -99,6 +99,20 @@ def test_a_checkpoint_is_no_view_of_what_is_trained_on(task: Task, lock: DeviceL
     assert found.value.checkpoint.epochs == 2
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_training_on_a_gpu_goes_on_too(task: Task, lock: DeviceLock) -> None:
+    """Sums may differ in their last bits from run to run there."""
+    cuda = torch.device("cuda:0")
+    expected = train(model(), [TaskLoss(task.loss)], task, RECOVERY, device=cuda, lock=lock)
+    with pytest.raises(Halted) as found:
+        train(model(), [TaskLoss(task.loss)], task, RECOVERY, device=cuda, lock=lock, until=3)
+    assert {tensor.device.type for tensor in found.value.checkpoint.tensors.values()} == {"cpu"}
+    start = elsewhere(found.value.checkpoint)
+    done = train(model(), [TaskLoss(task.loss)], task, RECOVERY, device=cuda, lock=lock, start=start)
+    torch.testing.assert_close(done.state_dict(), expected.state_dict(), rtol=1e-3, atol=1e-4)
+
+
 class Scarce(TaskLoss):
     """Runs out of memory once after so many steps."""
 

@@ -122,31 +122,18 @@ class TrialRunner:
         return self._shared.with_trained_model()
 
     def _carry_out(self, folder: Path, recipe: Recipe, hurdles: Hurdles | None) -> Outcome:
-        context, progress = self.context, self._progress
+        context = self.context
         seed_all(context.seed)
-        start, screened_s = time.monotonic(), progress.screening_s
-        trained = train_recipe(
-            context.task,
-            recipe,
-            registry=registry(),
-            target=context.targets[0],
-            seed=context.seed,
-            on_step=self._on_step,
-            prefixes=self._prefixes,
-            before_training=lambda work: self._screen(work, recipe, hurdles, folder / "screening"),
-            until=lambda done: progress.until(done, recipe.recovery.epochs) if context.stopping else None,
-            begun=progress.halted,
-        )
-        seconds = trained.training_s + trained.spared_s
-        progress.training_s += trained.training_s
-        progress.spared_s = max(0.0, seconds - progress.training_s)
+        start, screened_s = time.monotonic(), self._progress.screening_s
+        trained = self._train(recipe, hurdles, folder / "screening")
         if trained.checkpoint is not None:
             self._score_at_rung(trained, trained.checkpoint.epochs, recipe.recovery.epochs)
             worked = time.monotonic() - start - self._waited_s
-            progress.rungs_s += worked - trained.training_s - (progress.screening_s - screened_s)
-            left_s = seconds * (recipe.recovery.epochs / trained.checkpoint.epochs - 1)
-            return Outcome(STOPPED, progress.screened, work_s=worked, unspent_s=left_s)
-        self._screening.trained(seconds, recipe.recovery.epochs)
+            looked_s = self._progress.screening_s - screened_s
+            self._progress.rungs_s += worked - trained.training_s - looked_s
+            left = recipe.recovery.epochs / trained.checkpoint.epochs - 1
+            return Outcome(STOPPED, self._progress.screened, work_s=worked, unspent_s=left * trained.seconds)
+        self._screening.trained(trained.seconds, recipe.recovery.epochs)
         firsts = [first for first, *_ in by_device(context.targets)]
         finalizing = time.monotonic()
         compressed = {first: finalize(trained, first, keep=first is not firsts[-1]) for first in firsts}
@@ -165,6 +152,25 @@ class TrialRunner:
         (folder / "metrics.json").write_text(json.dumps(scores), encoding="utf-8")
         (folder / "latency.json").write_text(json.dumps(plain(latencies)), encoding="utf-8")
         return Outcome(OK, scores, work_s=worked)
+
+    def _train(self, recipe: Recipe, hurdles: Hurdles | None, scratch: Path) -> Compression:
+        """The recipe trained as far as its next rung, or to its end."""
+        context, progress = self.context, self._progress
+        trained = train_recipe(
+            context.task,
+            recipe,
+            registry=registry(),
+            target=context.targets[0],
+            seed=context.seed,
+            on_step=self._on_step,
+            prefixes=self._prefixes,
+            before_training=lambda work: self._screen(work, recipe, hurdles, scratch),
+            until=lambda done: progress.until(done, recipe.recovery.epochs) if context.stopping else None,
+            begun=progress.halted,
+        )
+        progress.training_s += trained.training_s
+        progress.spared_s = max(0.0, trained.seconds - progress.training_s)
+        return trained
 
     def _score_at_rung(self, trained: Compression, done: int, epochs: int) -> None:
         task, progress = self.context.task, self._progress
