@@ -55,9 +55,9 @@ class Outcome:
         return self.state.startswith(FAILED)
 
     @property
-    def stopped_at(self) -> str | None:
-        """The name of the rung at which it was stopped, if it was."""
-        return list(self.rungs)[-1] if self.state == STOPPED else None
+    def rung(self) -> str | None:
+        """The name of the last rung that it came to, if it came to any."""
+        return next(reversed(self.rungs), None)
 
     @property
     def counts(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from autocompress.outcome import Outcome
+from autocompress.outcome import STOPPED, Outcome
 
 ETA = 3
 """Of the trials that reach a rung, one in three goes on."""
@@ -57,7 +57,7 @@ def rung_reports(outcomes: Iterable[Outcome], objective: str) -> dict[str, RungR
     found = {}
     for name in RUNGS:
         pairs = [(o.rungs[name], o.scores[objective]) for o in reached if name in o.rungs and o.scored]
-        stopped = sum(outcome.stopped_at == name for outcome in reached)
+        stopped = sum(outcome.state == STOPPED and outcome.rung == name for outcome in reached)
         if pairs or stopped:
             found[name] = RungReport(len(pairs), rank_correlation(pairs), stopped)
     return found

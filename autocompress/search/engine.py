@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from autocompress.errors import AutocompressError, InvalidInput, RunError, first_line
 from autocompress.limits import check_against_baseline
-from autocompress.outcome import STOPPED, Outcome
+from autocompress.outcome import INTERRUPTED, STOPPED, Outcome
 from autocompress.plugins import registry
 from autocompress.run import PROMOTED, Run
 from autocompress.search import ray_environment
@@ -79,7 +79,8 @@ class Search:
             return None
         self._running.add(proposal.number)
         if PROMOTED in proposal.proposed:
-            self._reports[proposal.number] = self._study.outcomes[proposal.proposed[PROMOTED]]
+            stopped = self._study.outcomes[proposal.proposed[PROMOTED]]
+            self._reports[proposal.number] = replace(stopped, state=INTERRUPTED)
         took = time.monotonic() - start
         self._folder.event(
             "started",
@@ -96,9 +97,10 @@ class Search:
 
         One that goes on from where it was stopped is not judged there once more.
         """
-        before = self._reports.get(number)
-        self._reports[number] = replace(outcome, rungs=(before.rungs if before else {}) | outcome.rungs)
-        if self._study.baseline is None or (before and before.stopped_at == outcome.stopped_at):
+        before = self._reports.get(number, Outcome(INTERRUPTED))
+        outcome = replace(outcome, rungs=before.rungs | outcome.rungs)
+        self._reports[number] = replace(outcome, state=INTERRUPTED)  # as long as it is not over
+        if self._study.baseline is None or before.rung == outcome.rung:
             return True
         known = self._at_rungs
         for name, report in self._stopping.reports(known).items():
@@ -108,7 +110,7 @@ class Search:
                 self._display.mild(name, report)
         verdict = self._stopping.verdict(number, known, self._study.baseline)
         if not verdict.goes_on:
-            self._ends[number] = replace(self._reports[number], error=verdict.reason)
+            self._ends[number] = replace(outcome, error=verdict.reason)
         return verdict.goes_on
 
     def finish(self, number: int, outcome: Outcome | str) -> None:

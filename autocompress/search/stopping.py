@@ -46,7 +46,8 @@ class Stopping:
 
     def verdict(self, number: int, outcomes: Mapping[int, Outcome], baseline: Scores) -> Verdict:
         """Whether a trial goes on that came to a rung, its last one."""
-        name = list(outcomes[number].rungs)[-1]
+        name = outcomes[number].rung
+        assert name is not None
         order, count = self._order(name, outcomes, baseline)
         place = order.index(number) if number in order else -1
         if place < count:
@@ -58,7 +59,7 @@ class Stopping:
 
     def promotable(self, outcomes: Mapping[int, Outcome], baseline: Scores) -> int | None:
         """The best stopped trial that would go on now, of the latest rung that has one."""
-        stopped = {number: outcome.stopped_at for number, outcome in outcomes.items() if outcome.state == STOPPED}
+        stopped = {number: outcome.rung for number, outcome in outcomes.items() if outcome.state == STOPPED}
         for name in reversed(list(self.reports(outcomes))):
             order, count = self._order(name, outcomes, baseline)
             for number in order[:count]:

@@ -97,7 +97,7 @@ class SearchStudy:
 
     def promote(self, number: int) -> None:
         """Propose a stopped trial's recipe next, so that it goes on from its rung."""
-        rung, recipe = self.outcomes[number].stopped_at, self._recipes[number]
+        rung, recipe = self.outcomes[number].rung, self._recipes[number]
         self._seen.pop(recipe.key)
         why = {"origin": f"trial {number} goes on from {rung} of its epochs", PROMOTED: number}
         self._queue.insert(0, (recipe, why))

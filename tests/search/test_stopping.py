@@ -193,6 +193,17 @@ def test_who_is_promoted_resumes_its_recipe_and_counts_once(search: Search, sett
     assert not any("promoted" in told for number, told in run.proposed.items() if number != proposal.number)
 
 
+def test_who_still_runs_is_not_promoted(settings: Settings) -> None:
+    for search in searching(replace(settings, workers=2)):
+        baseline(search)
+        running = propose(search)
+        assert search.at_rung(running.number, at(0.9))
+        for value in (0.8, 0.1, 0.1, 0.7):
+            assert "promoted" not in carry_out(search, {"1/9": value}, 0.9).proposed
+        search.finish(running.number, replace(ended(0.9, 0.95), rungs={"1/9": 0.9}))
+        assert Run(settings.run).trials["state"].to_list().count(STOPPED) == 3
+
+
 def test_a_trial_cut_off_at_a_rung_is_run_again(settings: Settings) -> None:
     for search in searching(settings):
         baseline(search)
