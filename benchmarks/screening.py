@@ -117,7 +117,7 @@ def searched(limit: str, screening: bool, trials: int, seed: int) -> dict[str, A
         best = run.front["accuracy"].max() if len(run.front) else None
     trained = [outcome for outcome in outcomes if outcome.training_s]
     wasted = [outcome for outcome in trained if outcome.state == INFEASIBLE]
-    return {
+    return savings.plain() | {  # whose `trainings` are those that recipes have, done or spared
         "screening": screening,
         "trials": len(outcomes),
         "trainings": len(trained),
@@ -127,7 +127,6 @@ def searched(limit: str, screening: bool, trials: int, seed: int) -> dict[str, A
         "best_feasible_accuracy": best,
         "training_s": sum(outcome.training_s for outcome in trained),
         "wall_s": time.monotonic() - start,
-        **savings.plain(),
     }
 
 
