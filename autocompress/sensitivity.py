@@ -82,9 +82,7 @@ def kept_in(folder: Path) -> Iterator[None]:
         _PROFILES.folder = before
 
 
-def _measure(
-    model: nn.Module, task: Task, layers: Sequence[str], levels: Sequence[float], changed: Changed
-) -> Profile:
+def _measure(model: nn.Module, task: Task, layers: Sequence[str], levels: Sequence[float], changed: Changed) -> Profile:
     macs = _macs(model, task)
     samples, at_once = _within(WORK, macs, len(layers), len(levels))
     batches = list(task.calibration_inputs(samples))
@@ -96,9 +94,10 @@ def _measure(
             error = output_error(_outputs(changed(dict.fromkeys(together, level)), batches), expected) ** 2
             for name in together:
                 errors[name].append(error / len(together) if error < WORST else WORST)
+    work = macs * samples * math.ceil(len(layers) / at_once) * len(levels)
     print(
         f"sensitivity of {len(layers)} layers at {len(levels)} levels: {at_once} at a time, on {samples} samples,"
-        f" {macs * samples * math.ceil(len(layers) / at_once) * len(levels):.2g} multiply-adds (at most about {WORK:.0g})"
+        f" {work:.2g} multiply-adds (at most about {WORK:.0g})"
     )
     return Profile(tuple(levels), {name: tuple(found) for name, found in errors.items()}, samples, at_once)
 
@@ -140,13 +139,16 @@ class _Profiles:
         self._made: dict[str, Profile] = {}
 
     def get(self, key: str, make: Callable[[], Profile]) -> Profile:
-        file = None if self.folder is None else self.folder / f"{key}.json"
         if key not in self._made:
-            read = None if file is None else _read(file)
-            self._made[key] = read or make()
-        if file is not None and not file.exists():
-            _write(file, self._made[key])
+            self._made[key] = make() if self.folder is None else self._from(self.folder / f"{key}.json", make)
         return self._made[key]
+
+    def _from(self, file: Path, make: Callable[[], Profile]) -> Profile:
+        found = _read(file)
+        if found is None:
+            found = make()
+            _write(file, found)
+        return found
 
 
 def _read(file: Path) -> Profile | None:

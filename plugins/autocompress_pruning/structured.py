@@ -105,7 +105,7 @@ class StructuredPruning(Method, ABC):
             fixed |= chosen.keys() - working.keys()
             rounds.append(removals(groups, working))
             pruned = replay(pruned, rounds[-1])
-        return {"rounds": [removals for removals in rounds if removals], "fixed": sorted(fixed)}
+        return {"rounds": [made for made in rounds if made], "fixed": sorted(fixed)}
 
     def _shares(
         self,
@@ -134,8 +134,8 @@ class StructuredPruning(Method, ABC):
         return dict.fromkeys(plan["fixed"], FIXED)
 
     def reshape(self, model: nn.Module, plan: Plan) -> nn.Module:
-        for removals in plan["rounds"]:
-            model = replay(model, removals)
+        for made in plan["rounds"]:
+            model = replay(model, made)
         return model
 
 
