@@ -10,7 +10,9 @@ minutes on one CPU core.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import sys
@@ -105,8 +107,9 @@ def main() -> None:
         asked = ", ".join(f"{name} {value}" for name, value in params.items() if name not in ("scope", "allocation"))
         if rows and (rows[-1]["asked"].split(".")[0], rows[-1]["method"]) != (asked.split(".")[0], method):
             rows[-1]["last"] = method != "mixed_precision"
-        row = {"method": method, "asked": asked, "by": by, **measure(method, params, task, test), "last": False}
-        rows.append(row)
+        with contextlib.redirect_stdout(io.StringIO()):  # what each step did
+            row = measure(method, params, task, test)
+        rows.append({"method": method, "asked": asked, "by": by, **row, "last": False})
     print(f"{hardware_name(TARGET)}; uncompressed: {fashion_mnist.accuracy(whole.trained_model(), test):.4f}")
     show(rows)
     if arguments.json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -91,14 +91,16 @@ def test_it_is_measured_anew_for_what_is_another() -> None:
     task, other = task_of(), task_of(1)
     model = task.trained_model()
     shrink = Shrinking(model)
-    for asked in (
+    Asked = tuple[nn.Module, Task, str, Sequence[str], Sequence[float]]
+    changes: list[Asked] = [
         (model, task, "shrink", LAYERS, LEVELS),
         (other.trained_model(), task, "shrink", LAYERS, LEVELS),
         (model, other, "shrink", LAYERS, LEVELS),
         (model, task, "shrink 2", LAYERS, LEVELS),
         (model, task, "shrink", LAYERS[:1], LEVELS),
         (model, task, "shrink", LAYERS, LEVELS[:1]),
-    ):
+    ]
+    for asked in changes:
         before = shrink.made
         profile(*asked, shrink)
         assert shrink.made > before, asked
