@@ -73,11 +73,16 @@ class Factorization(Method, ABC):
         energy = params["energy"]
         free = [name for name, obstacle in self.layers(model).items() if not obstacle]
         ladders = {name: self.ladder(model.get_submodule(name)) for name in free}
-        if params.get("allocation", ENERGY) == ENERGY:
+        allocation = params.get("allocation", ENERGY)
+        if allocation == ENERGY:
             found = {name: ladder.ranks(energy) for name, ladder in ladders.items()}
         else:
             found = solved_ranks(ladders, energy, self._profile(model, ladders, task))
-        return {"energy": energy, "ranks": {name: ranks for name, ranks in found.items() if ranks is not None}}
+        return {
+            "energy": energy,
+            "allocation": allocation,
+            "ranks": {name: ranks for name, ranks in found.items() if ranks is not None},
+        }
 
     def ladder(self, layer: nn.Module) -> Ladder:
         weight: Any = layer.weight
@@ -98,7 +103,8 @@ class Factorization(Method, ABC):
         return replace(model, {layer: self.split(layer, ranks) for layer, ranks in layers.items()})
 
     def skipped(self, model: nn.Module, plan: Plan) -> Mapping[str, str]:
-        reason = _too_large(plan["energy"])
+        solved = plan.get("allocation") == SENSITIVITY
+        reason = "the solver found other layers cheaper to split" if solved else _too_large(plan["energy"])
         made = [name for name, module in model.named_modules() if isinstance(module, Factors)]
         return {
             name: obstacle or reason
