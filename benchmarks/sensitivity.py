@@ -38,6 +38,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import fashion_mnist  # noqa: E402
 
 TARGET = Target("cpu")
+HIDDEN = ("scope", "allocation", "round_to")
+"""Parameters that have a column of their own, or are always the same."""
 
 
 def cases() -> Iterator[tuple[str, dict[str, Any], str]]:
@@ -81,13 +83,14 @@ def recover(task: Task, recipe: Recipe) -> nn.Module:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    table = Table("method", "asked for", "allotted by", "kB", "MMACs", "outputs differ", "accuracy", "recovered")
+    recovered = [] if rows[0]["accuracy_recovered"] is None else ["recovered"]
+    table = Table("method", "asked for", "allotted by", "kB", "MMACs", "outputs differ", "accuracy", *recovered)
     for row in rows:
         after = row["accuracy_recovered"]
         table.add_row(
             row["method"], row["asked"], row["by"], f"{row['bytes'] / 1000:.1f}", f"{row['macs'] / 1e6:.2f}",
-            f"{row['output_error']:.3f}", f"{row['accuracy']:.4f}", "" if after is None else f"{after:.4f}",
-            end_section=row["last"],
+            f"{row['output_error']:.3f}", f"{row['accuracy']:.4f}",
+            *(["" if after is None else f"{after:.4f}"] if recovered else []), end_section=row["last"],
         )  # fmt: skip
     Console(width=120).print(table)
 
@@ -104,7 +107,7 @@ def main() -> None:
     test = TensorDataset(*whole.test[: arguments.test])
     rows: list[dict[str, Any]] = []
     for method, params, by in cases():
-        asked = ", ".join(f"{name} {value}" for name, value in params.items() if name not in ("scope", "allocation"))
+        asked = ", ".join(f"{name} {value}" for name, value in params.items() if name not in HIDDEN)
         if rows and (rows[-1]["asked"].split(".")[0], rows[-1]["method"]) != (asked.split(".")[0], method):
             rows[-1]["last"] = method != "mixed_precision"
         with contextlib.redirect_stdout(io.StringIO()):  # what each step did
