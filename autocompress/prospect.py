@@ -95,11 +95,9 @@ class Prospect:
 
     def _reason(self, looks: Sequence[Look]) -> str:
         """Of its defaults, which come first."""
-        others = len(looks) - 1
-        where = f"at its defaults, and no better at {others} other settings" if others else "which has no other setting"
-        if looks[0].no_effect:
-            return f"probed alone, it changed nothing of this model {where}"
-        return f"probed alone, it made this model {self.words(looks[0])}, {where}"
+        did = "changed nothing of this model" if looks[0].no_effect else f"made this model {self.words(looks[0])}"
+        others = f" at its defaults, and did no better at {len(looks) - 1} other settings" if looks[1:] else ""
+        return f"probed alone, it {did}{others}"
 
     @property
     def _ends(self) -> list[str]:

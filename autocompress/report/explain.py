@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from autocompress.limits import show_bytes
-from autocompress.report.probe import prospect_lines, prospect_table
+from autocompress.report.probe import prospect_lines
 from autocompress.run import Run
 
 
@@ -23,12 +23,11 @@ def explanation_data(run: Run) -> dict[str, Any]:
 
 
 def print_explanation(run: Run, console: Console) -> None:
-    """All as tables."""
+    """All of that for people."""
     if run.prospect is not None:
         console.print("\nWhat the probe found before the first trial:", highlight=False)
         for line in prospect_lines(run.prospect):
-            console.print(line, markup=False, highlight=False)
-        console.print(prospect_table(run.prospect), markup=False, highlight=False)
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     for title, table in (
         ("Why each trial was proposed, and what was expected of it then:", _proposals(run)),
         ("Methods that were left out:" if run.left_out else "No method was left out.", _left_out(run)),

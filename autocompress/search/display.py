@@ -21,7 +21,7 @@ from autocompress.outcome import FAILED, INFEASIBLE, Outcome
 from autocompress.plugins import Registry
 from autocompress.prospect import Prospect
 from autocompress.recipe import Recipe
-from autocompress.report.probe import prospect_lines, prospect_table
+from autocompress.report.probe import prospect_lines
 from autocompress.search.settings import Settings
 from autocompress.search.study import Proposal
 from autocompress.selection import choose
@@ -67,7 +67,6 @@ class Display:
         self._waiting = STARTING
         for line in prospect_lines(found):
             self._console.print(line)
-        self._console.print(prospect_table(found))
 
     def not_probed(self, reason: str) -> None:
         self._waiting = STARTING

@@ -7,7 +7,8 @@ import io
 import itertools
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ import torch
 from autocompress.compress import Compression, seed_all
 from autocompress.errors import first_line
 from autocompress.measure.probe import probe_device
-from autocompress.method import Method, NoEffect
+from autocompress.method import Method, NoEffect, Technique
 from autocompress.plugins import Registry, registry
 from autocompress.prospect import Look, Prospect
 from autocompress.recipe import Recipe, Step
@@ -31,9 +32,10 @@ LATENCY_S = 1.0
 """The longest that one latency measurement may take: it need not tell by how much a method helps."""
 HARDWARE_S = 3.0
 """For each target, to know its peaks well enough to say what binds the model."""
-MOST_SHARE = 1 / 3
+MOST_SHARE = 1 / 6
 """The share of the time that one method may take at one setting."""
 SCRATCH = ".probe"
+TIME_UP = "the time was up"
 
 
 class Looks(Protocol):
@@ -57,7 +59,8 @@ class Prospector:
         self._baselines = self._context.baselines()
         self._scratch = context.run / "trials" / SCRATCH
 
-    def model(self) -> dict[str, Any]:
+    def model(self, seconds: float) -> dict[str, Any]:
+        """As `Looks.model` has it; of the seconds for all looks, a twentieth goes to each target's hardware."""
         task, targets = self._context.task, self._context.targets
         try:
             ship_copies(self._compression(Recipe()), Recipe(), self._scratch, task, targets)
@@ -65,11 +68,13 @@ class Prospector:
         finally:
             shutil.rmtree(self._scratch, ignore_errors=True)
         bounds = {
-            str(t): cost_of(self._baselines[t.device], task, t, probe_device(t, HARDWARE_S).plain()) for t in targets
+            str(t): cost_of(self._baselines[t.device], task, t, probe_device(t, min(HARDWARE_S, seconds / 20)).plain())
+            for t in targets
         }
         return {"size_bytes": size, "bounds": bounds}
 
     def method(self, step: Step) -> Look:
+        """What a method does alone, without training."""
         start = time.monotonic()
         shutil.rmtree(self._scratch, ignore_errors=True)  # of a process that was stopped
         try:
@@ -112,14 +117,15 @@ def prospect(
 ) -> Prospect | str:
     """Looks at every method of the space for at most so many seconds, or says why that is not possible.
 
-    First all at their defaults, formats and runtimes before structure, machine code last; then those that were no gain
-    at the ends of their parameters. `tell` hears the name of each. The methods in `kept` are left out in no case.
+    First all at their defaults, one of each technique after the other, formats and runtimes before structure, machine
+    code last; then those that were no gain at the ends of their parameters. `tell` hears the name of each. The methods
+    in `kept` are left out in no case.
     """
     start = time.monotonic()
     model = looks.model(seconds)
     if isinstance(model, str):
         return model
-    methods = sorted((plugins.get(name) for name in space.parameters), key=lambda m: (m.native_code, m.needs_training))
+    methods = _in_order([plugins.get(name) for name in space.parameters])
     nothing = Prospect(
         targets=tuple(map(str, context.targets)),
         baseline_bytes=model["size_bytes"],
@@ -157,17 +163,26 @@ class _Probe:
         for params in settings:
             left = self._end - time.monotonic()
             if left <= 0:
-                self.unknown[name] = "the time was up"
+                self.unknown[name] = TIME_UP
                 return
             look = self._looks.method(Step(method=name, params=params), min(left, self._longest))
             if isinstance(look, str):
-                self.unknown[name] = look
+                self.unknown[name] = look if time.monotonic() < self._end else TIME_UP
                 return
             self.seen[name] = (*self.seen.get(name, ()), look)
             if look.failure:
                 self.unknown[name] = f"it failed: {look.failure}"
             if self.is_settled(name):
                 return
+
+
+def _in_order(methods: Sequence[Method]) -> list[Method]:
+    position: Counter[Technique] = Counter()
+    places = {}
+    for method in methods:
+        places[method.name] = (method.native_code, method.needs_training, position[method.technique])
+        position[method.technique] += 1
+    return sorted(methods, key=lambda method: places[method.name])
 
 
 def unseen(method: Method) -> str:

@@ -111,7 +111,7 @@ class ProspectorProcess(FreshProcess):
     """A process with a `Prospector`."""
 
     def model(self, seconds: float) -> dict[str, Any] | str:
-        answer: dict[str, Any] | str = self._ask("model", seconds=seconds)
+        answer: dict[str, Any] | str = self._ask("model", seconds, seconds=seconds)
         return answer
 
     def method(self, step: Step, seconds: float) -> Look | str:
