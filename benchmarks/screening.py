@@ -111,6 +111,7 @@ def searched(limit: str, screening: bool, trials: int, seed: int) -> dict[str, A
             seed=seed,
             latency_seconds=0.3,
             hardware_seconds=0,
+            probe_seconds=0,
             screening=screening,
         )
         outcomes, savings = [outcome for _, outcome in run.all_trials.values()], run.savings

@@ -40,6 +40,8 @@ class Settings:
     store_bytes: int = 10 * 10**9
     screening: bool = True
     """Whether hopeless trials end before their training."""
+    probe_seconds: float = 60.0
+    """The longest that methods may be looked at before the first trial; 0 leaves that out."""
 
     @property
     def target(self) -> Target:
