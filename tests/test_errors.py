@@ -264,6 +264,7 @@ CASES: dict[str, dict[str, Callable[[], Any]]] = {
         "no workers": lambda: searching(workers=0),
         "no time to measure": lambda: searching(latency_seconds=0.0),
         "less than no time for the hardware": lambda: searching(hardware_seconds=-1.0),
+        "too long a probe": lambda: searching(probe_seconds=500.0),
         "no target": lambda: searching(target=[]),
         "less than no store": lambda: searching(store_bytes=-1),
         "a store of an unknown kind": lambda: searching(store="nowhere://trainings"),
