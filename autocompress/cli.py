@@ -78,6 +78,10 @@ def search(
     no_store: Annotated[bool, typer.Option("--no-store", help="Train for each recipe anew.")] = False,
     no_screening: Annotated[bool, typer.Option("--no-screening", help="Train what size or latency rules out.")] = False,
     no_stopping: Annotated[bool, typer.Option("--no-stopping", help="Train every recipe to its end.")] = False,
+    probe_seconds: Annotated[
+        float, typer.Option(help="The longest that methods may be looked at alone before the first trial.")
+    ] = 60.0,
+    no_probe: Annotated[bool, typer.Option("--no-probe", help="Try all methods, also those that cannot help.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Search for compressed models; the same command again continues the run."""
@@ -106,6 +110,7 @@ def search(
             store=False if no_store else store or True,
             screening=not no_screening,
             stopping=not no_stopping,
+            probe_seconds=0 if no_probe else probe_seconds,
         )
 
     def show() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autocompress.errors import InvalidInput, did_you_mean
+from autocompress.measure.statistics import Verdict, verdict
 from autocompress.metric import Metric
 
 Scores = Mapping[str, float]
@@ -147,6 +148,12 @@ def parse_limits(
 def target_suffix(target: str, targets: Sequence[str]) -> str:
     """What the names of a target's scores end in: nothing for the first target, `[cpu@8]` for another."""
     return "" if target == targets[0] else f"[{target}]"
+
+
+def verdict_of(scores: Scores, end: str = "") -> Verdict:
+    """What the scores of a target say; `end` is how those of a further target end."""
+    low, high, resolution = (scores[f"{name}{end}"] for name in ("speedup_low", "speedup_high", "resolution"))
+    return verdict(low, high, resolution)
 
 
 def check_against_baseline(limits: Sequence[Limit], baseline: Scores) -> None:

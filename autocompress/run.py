@@ -25,6 +25,7 @@ from autocompress.limits import Limit, parse_limits, target_suffix
 from autocompress.measure.device import Target
 from autocompress.metric import Metric
 from autocompress.outcome import Outcome, Savings, as_one
+from autocompress.prospect import Prospect, read_prospect
 from autocompress.recipe import Recipe
 from autocompress.rungs import RungReport, rung_reports
 from autocompress.selection import choose, pareto_front
@@ -171,12 +172,17 @@ class Run:
 
     @functools.cached_property
     def left_out(self) -> dict[str, str]:
-        """Methods that the search left out because they do not apply, with their reasons."""
+        """Methods that the search left out because they do not apply or cannot help, with their reasons."""
         file = self.path / LEFT_OUT_FILE
         if not file.is_file():
             return {}
         reasons: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
         return reasons
+
+    @functools.cached_property
+    def prospect(self) -> Prospect | None:
+        """What each method does to the model alone, as the search saw it before its first trial, if it looked."""
+        return read_prospect(self.path)
 
     @property
     def savings(self) -> Savings:

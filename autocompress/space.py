@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,26 @@ class BoundSpace:
             raise InvalidInput(f"recipe '{recipe}' is outside the search space: the nearest is '{self.recipe(recall)}'")
         return made
 
+    def without(self, reasons: Mapping[str, str]) -> BoundSpace:
+        """The space without some methods, with the reasons."""
+        methods = {t: tuple(name for name in names if name not in reasons) for t, names in self.methods.items()}
+        return replace(
+            self,
+            parameters={name: own for name, own in self.parameters.items() if name not in reasons},
+            methods={technique: names for technique, names in methods.items() if names},
+            needs_training=self.needs_training.difference(reasons),
+            conflicts=frozenset(pair for pair in self.conflicts if not reasons.keys() & set(pair)),
+            left_out={**self.left_out, **reasons},
+        )
+
+    def settings(self, method: str) -> Iterator[dict[str, Any]]:
+        """A method's defaults, and then the same with one parameter at an end of its range or at another option."""
+        own = self.parameters[method]
+        usual = {name: parameter.default for name, parameter in own.items()}
+        yield usual
+        for name, parameter in own.items():
+            yield from (usual | {name: value} for value in _ends(parameter) if value != parameter.default)
+
     def _choose_all(self, prefix: str, parameters: Mapping[str, Parameter], choose: Choose) -> dict[str, Any]:
         return {name: choose(f"{prefix}.{name}", parameter) for name, parameter in parameters.items()}
 
@@ -206,6 +226,14 @@ def _draw(parameter: Parameter, rng: random.Random) -> Any:
         value = rng.uniform(parameter.low, parameter.high)
     value = min(max(value, parameter.low), parameter.high)
     return round(value) if isinstance(parameter, Integer) else value
+
+
+def _ends(parameter: Parameter) -> tuple[Any, ...]:
+    if isinstance(parameter, Choice):
+        return parameter.options
+    if isinstance(parameter, Float) and parameter.step:
+        return parameter.low, grid_value(parameter, grid_size(parameter) - 1)
+    return parameter.low, parameter.high
 
 
 def grid_size(parameter: Float) -> int:

@@ -103,6 +103,7 @@ def ours(trials: int, folder: Path) -> dict[str, Any]:
         workers=1,
         latency_seconds=0.05,
         hardware_seconds=0,
+        probe_seconds=0,
         progress=False,
     )
     wall = time.perf_counter() - start

@@ -199,7 +199,7 @@ def main() -> None:
         load = OtherLoad()
         contenders, records = compare(arguments.repeats, arguments.seconds)
         share = load.share()
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=120)
     busy = "" if share is None else f", {share:.0%} busy with other processes"
     console.print(f"{hardware_name(TARGET)}, {os.cpu_count()} cores{busy}, {time.monotonic() - start:.0f} s")
     console.print(table(contenders))

@@ -111,13 +111,14 @@ def searched(limit: str, screening: bool, trials: int, seed: int) -> dict[str, A
             seed=seed,
             latency_seconds=0.3,
             hardware_seconds=0,
+            probe_seconds=0,
             screening=screening,
         )
         outcomes, savings = [outcome for _, outcome in run.all_trials.values()], run.savings
         best = run.front["accuracy"].max() if len(run.front) else None
     trained = [outcome for outcome in outcomes if outcome.training_s]
     wasted = [outcome for outcome in trained if outcome.state == INFEASIBLE]
-    return {
+    return savings.plain() | {  # whose `trainings` are those that recipes have, done or spared
         "screening": screening,
         "trials": len(outcomes),
         "trainings": len(trained),
@@ -127,7 +128,6 @@ def searched(limit: str, screening: bool, trials: int, seed: int) -> dict[str, A
         "best_feasible_accuracy": best,
         "training_s": sum(outcome.training_s for outcome in trained),
         "wall_s": time.monotonic() - start,
-        **savings.plain(),
     }
 
 

@@ -18,9 +18,9 @@ torch.set_num_threads(1)
 collect_ignore = ["third_party_plugin"]  # its tests run where it is installed: see test_third_party_plugin.py
 
 LONGEST = (
-    "search/test_search.py", "search/test_interruption.py", "test_third_party_plugin.py",
-    "measure/test_two_searches.py", "search/test_finals.py", "contract/test_contract_of_compiled.py", "contract/test_contract_of_exported.py",
-    "plugins/test_acceleration.py", "plugins/test_onnx.py", "contract/",
+    "search/test_search.py", "search/test_sharing.py", "search/test_interruption.py", "test_third_party_plugin.py",
+    "measure/test_two_searches.py", "search/test_finals.py", "contract/test_contract_of_compiled.py",
+    "contract/test_contract_of_exported.py", "plugins/test_acceleration.py", "plugins/test_onnx.py", "contract/",
 )  # fmt: skip
 """Files that start first, so that the processes which share the tests end together."""
 

@@ -9,16 +9,25 @@ from rich.console import Console
 from rich.table import Table
 
 from autocompress.limits import show_bytes
+from autocompress.report.probe import prospect_lines
 from autocompress.run import Run
 
 
 def explanation_data(run: Run) -> dict[str, Any]:
-    """`left_out`: reasons by method; `proposed`: by trial its `origin` and what the sampler expected of it."""
-    return {"left_out": run.left_out, "proposed": run.proposed}
+    """`left_out`: reasons by method; `proposed`: by trial its `origin` and what the sampler expected of it.
+
+    `probe`: what each method did alone before the first trial (`autocompress.prospect.Prospect`), or None.
+    """
+    probe = None if run.prospect is None else run.prospect.plain()
+    return {"left_out": run.left_out, "proposed": run.proposed, "probe": probe}
 
 
 def print_explanation(run: Run, console: Console) -> None:
-    """Both as tables."""
+    """All of that for people."""
+    if run.prospect is not None:
+        console.print("\nWhat the probe found before the first trial:", highlight=False)
+        for line in prospect_lines(run.prospect):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     for title, table in (
         ("Why each trial was proposed, and what was expected of it then:", _proposals(run)),
         ("Methods that were left out:" if run.left_out else "No method was left out.", _left_out(run)),

@@ -6,9 +6,9 @@ from typing import Any
 
 from autocompress.damage import Damage
 from autocompress.final import Final
-from autocompress.limits import Scores, show_ms, target_suffix
+from autocompress.limits import Scores, show_ms, target_suffix, verdict_of
 from autocompress.measure.roofline import gap_closed
-from autocompress.measure.statistics import Verdict, verdict
+from autocompress.measure.statistics import Verdict
 from autocompress.run import Run, Trial
 
 
@@ -29,12 +29,6 @@ def final_lines(run: Run, trial: Trial) -> list[str]:
         end = target_suffix(target, run.config.targets)
         lines += [_free(target, found["free"], final.scores, end), *_bound(target, found, final.scores, end)]
     return lines + [_cost(target, cost) for target, cost in final.costs.items()]
-
-
-def verdict_of(scores: Scores, end: str = "") -> Verdict:
-    """What the scores of a target say; `end` is how those of a further target end."""
-    low, high, resolution = (scores[f"{name}{end}"] for name in ("speedup_low", "speedup_high", "resolution"))
-    return verdict(low, high, resolution)
 
 
 def _cost(target: str, found: dict[str, Any]) -> str:

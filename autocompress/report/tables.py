@@ -6,11 +6,11 @@ from rich.console import Console
 from rich.table import Table
 
 from autocompress.errors import NothingFits
-from autocompress.limits import Scores, show_bytes, show_ms, target_suffix
+from autocompress.limits import Scores, show_bytes, show_ms, target_suffix, verdict_of
 from autocompress.measure.statistics import Verdict
 from autocompress.recipe import Recipe
 from autocompress.report.data import failures, status_data
-from autocompress.report.final import final_lines, verdict_of
+from autocompress.report.final import final_lines
 from autocompress.run import Run, Trial
 
 

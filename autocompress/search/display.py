@@ -19,12 +19,16 @@ from autocompress.measure.device import Target, hardware_name
 from autocompress.metric import Metric
 from autocompress.outcome import FAILED, INFEASIBLE, Outcome
 from autocompress.plugins import Registry
+from autocompress.prospect import Prospect
 from autocompress.recipe import Recipe
+from autocompress.report.probe import prospect_lines
 from autocompress.rungs import RungReport
 from autocompress.search.settings import Settings
 from autocompress.search.study import Proposal
 from autocompress.selection import choose
 from autocompress.space import BoundSpace
+
+STARTING = "starting workers"
 
 
 class Display:
@@ -38,6 +42,7 @@ class Display:
         self._running: dict[int, float] = {}
         self._outcomes: dict[int, Outcome] = {}
         self._baseline: Scores | None = None
+        self._waiting = STARTING
         self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Display:
@@ -51,6 +56,26 @@ class Display:
     ) -> None:
         if self._live.is_started:
             self._live.stop()
+
+    def probing(self, methods: int) -> None:
+        seconds = self._settings.probe_seconds
+        self._console.print(f"probing {methods} methods alone on the trained model, for at most {seconds:g} s")
+
+    def looking_at(self, method: str) -> None:
+        self._waiting = f"probing {method}"
+
+    def probed(self, found: Prospect) -> None:
+        self._waiting = STARTING
+        for line in prospect_lines(found):
+            self._console.print(line)
+
+    def not_probed(self, reason: str) -> None:
+        self._waiting = STARTING
+        self._console.print(f"methods were not probed: {reason}")
+
+    def left_out(self, reasons: Mapping[str, str]) -> None:
+        for name, reason in reasons.items():
+            self._console.print(f"left out {name}: {reason}")
 
     def impossible(self, reasons: Sequence[str]) -> None:
         """Recipes of other runs that this search cannot try."""
@@ -130,8 +155,7 @@ class Display:
         self._console.print(f"run {settings.run}: latency on {where}, {span}, {settings.workers} at a time")
         self._console.print(f"limits: {', '.join(limit.text for limit in settings.limits) or 'none'}")
         self._console.print(f"methods: {', '.join(self._space.parameters) or 'none'}")
-        for name, reason in self._space.left_out.items():
-            self._console.print(f"left out {name}: {reason}")
+        self.left_out(self._space.left_out)
         for plugin in self._plugins.broken:
             self._console.print(f"{plugin} failed to load: {plugin.reason}")
 
@@ -158,7 +182,7 @@ class Display:
             outcome = self._outcomes[number]
             table.add_row(label, self._state(outcome), *self._cells(outcome.scores), self._name(number))
         if not (self._running or self._recipes):
-            counts += ", starting workers"
+            counts += f", {self._waiting}"
         for number, since in list(self._running.items()):
             running = f"running {time.monotonic() - since:.0f} s"
             table.add_row(str(number), running, "", "", "", "", self._name(number))

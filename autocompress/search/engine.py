@@ -6,7 +6,10 @@ free, and hands back what became of it. Everything that must survive is in the r
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +18,7 @@ from autocompress.errors import AutocompressError, InvalidInput, RunError, first
 from autocompress.limits import check_against_baseline
 from autocompress.outcome import INTERRUPTED, STOPPED, Outcome
 from autocompress.plugins import registry
+from autocompress.prospect import Prospect
 from autocompress.run import PROMOTED, Run
 from autocompress.search import ray_environment
 from autocompress.search.chatter import log_records_to
@@ -23,25 +27,35 @@ from autocompress.search.floor import check_reachable
 from autocompress.search.folder import RunFolder, open_run
 from autocompress.search.identity import task_identity
 from autocompress.search.prefixes import StoreAccess
+from autocompress.search.prospecting import SCRATCH, prospect
 from autocompress.search.settings import Settings
 from autocompress.search.stopping import Stopping
 from autocompress.search.store import Store
 from autocompress.search.study import Proposal, SearchStudy, sharing_grey_box
+from autocompress.search.suggestions import after_probing
 from autocompress.search.trial import TrialContext, dead_worker_outcome, finish_folder, recorded_outcome
-from autocompress.search.warm_start import first_recipes
-from autocompress.space import bind
+from autocompress.search.warm_start import Start, first_recipes
+from autocompress.space import BoundSpace, bind
 
 if TYPE_CHECKING:
     from autocompress.search.ray_session import JudgeProcess
+
+LEAST_TRIALS = 10
+"""A smaller search is over before it is worth its time to look at methods alone."""
+MOST_SHARE = 0.2
+"""The share of the budget's hours that this may take."""
 
 
 class Search:
     """One search while it runs: what is next, what came back."""
 
-    def __init__(self, settings: Settings, folder: RunFolder, study: SearchStudy, display: Display) -> None:
+    def __init__(
+        self, settings: Settings, folder: RunFolder, study: SearchStudy, display: Display, began: float
+    ) -> None:
+        """`began` is when the budget's hours began, by the monotonic clock."""
         self._settings, self._folder, self._study, self._display = settings, folder, study, display
         hours = settings.budget.hours
-        self._deadline = None if hours is None else time.monotonic() + hours * 3600
+        self._deadline = None if hours is None else began + hours * 3600
         self._running: set[int] = set()
         self._exhausted = False
         self._stopping = Stopping(settings.task.objective, settings.limits)
@@ -170,6 +184,7 @@ class Search:
 
 def run_search(settings: Settings) -> Run:
     """Check everything, search until the budget is spent, score the front on the test split, and read the run back."""
+    began = time.monotonic()
     settings.task.check()
     plugins = registry()
     space = bind(settings.space, settings.task, plugins, *settings.targets)
@@ -180,7 +195,12 @@ def run_search(settings: Settings) -> Run:
         open_run(settings, versions) as folder,
         log_records_to(folder.log_file, "optuna"),
         Display(settings, space, plugins) as display,
+        ExitStack() as sessions,
     ):
+        found = look_ahead(settings, space, starts, folder, display, sessions)
+        if found is not None:
+            space = space.without(found.left_out)
+            starts = after_probing(starts, found, settings, space, plugins)
         folder.write_left_out(space.left_out)
         study = SearchStudy(
             folder.study_url,
@@ -194,10 +214,10 @@ def run_search(settings: Settings) -> Run:
         )
         study.adopt_orphans(lambda number: recorded_outcome(folder.path, number))
         for start in starts:
-            study.enqueue(*start)
+            study.enqueue(start.recipe, start.why)
         display.impossible(impossible)
         display.known(study.outcomes)
-        search = Search(settings, folder, study, display)
+        search = Search(settings, folder, study, display, began)
         try:
             _run(search, settings, folder, display)
         finally:
@@ -209,6 +229,65 @@ def run_search(settings: Settings) -> Run:
     return Run(folder.path, settings.task.model, settings.task.students)
 
 
+def look_ahead(
+    settings: Settings,
+    space: BoundSpace,
+    starts: Sequence[Start],
+    folder: RunFolder,
+    display: Display,
+    sessions: ExitStack,
+) -> Prospect | None:
+    """What each method does alone, looked at in a fresh process before the first trial of a run; None where nobody did.
+
+    A run that goes on keeps what its beginning found, since methods may not come or go within it. Ray is started for it
+    until `sessions` ends. Raises RunError where all methods are wanted, and the run began without some.
+    """
+    found = Run(folder.path).prospect
+    if found is not None:
+        if found.left_out and not settings.probe_seconds:
+            raise RunError(
+                f"run {str(folder.path)!r} began without {', '.join(found.left_out)}, which its probe left out: choose"
+                " another --name to try all methods"
+            )
+        display.left_out(found.left_out)
+        return found
+    if not settings.probe_seconds or not space.parameters:
+        return None
+    reason = _not_worth_probing(settings, folder)
+    if reason:
+        display.not_probed(reason)
+        return None
+    ray_environment.prepare()
+    from autocompress.search.ray_session import probing, session
+
+    sessions.enter_context(session(settings.workers))
+    display.probing(len(space.parameters))
+    context, seconds = _context(settings, folder, None), settings.probe_seconds
+    kept = {step.method for start in starts if start.asked for step in start.recipe.steps}
+    with probing(context, folder.log_file) as process:
+        made = prospect(process, space, registry(), context, kept, seconds, display.looking_at)
+    shutil.rmtree(folder.path / "trials" / SCRATCH, ignore_errors=True)  # of a process that was stopped
+    if isinstance(made, str):
+        display.not_probed(made)
+        return None
+    folder.write_prospect(made)
+    folder.event("probed", seconds=made.seconds, left_out=list(made.left_out))
+    display.probed(made)
+    return made
+
+
+def _not_worth_probing(settings: Settings, folder: RunFolder) -> str:
+    """Why a search that would be probed is not; empty where it is."""
+    trials, hours, seconds = settings.budget.trials, settings.budget.hours, settings.probe_seconds
+    if folder.study_file.exists():
+        return "the run began without"
+    if trials is not None and trials < LEAST_TRIALS:
+        return f"that is worth its time from {LEAST_TRIALS} trials on, and the budget has {trials}"
+    if hours is not None and seconds > MOST_SHARE * hours * 3600:
+        return f"its {seconds:g} s would be more than {MOST_SHARE:.0%} of the budget's {hours:g} h"
+    return ""
+
+
 def _run(search: Search, settings: Settings, folder: RunFolder, display: Display) -> None:
     """All in one session of Ray, which is not started for a run that has everything."""
     if search.done and not (unjudged(folder) or unseen_hardware(settings, folder)):
@@ -216,7 +295,7 @@ def _run(search: Search, settings: Settings, folder: RunFolder, display: Display
     ray_environment.prepare()
     from autocompress.search.ray_session import run_trials, session
 
-    context = _context(settings, folder, display)
+    context = _context(settings, folder, _store(settings, display))
     with session(settings.workers):
         if not search.done:
             run_trials(search, context, settings.workers, folder.log_file)
@@ -275,7 +354,7 @@ def look_around(judge: JudgeProcess, settings: Settings, folder: RunFolder, disp
     return found
 
 
-def _context(settings: Settings, folder: RunFolder, display: Display) -> TrialContext:
+def _context(settings: Settings, folder: RunFolder, store: StoreAccess | None) -> TrialContext:
     """What workers need, with paths that hold in any working directory."""
     weights = settings.task.weights
     return TrialContext(
@@ -285,7 +364,7 @@ def _context(settings: Settings, folder: RunFolder, display: Display) -> TrialCo
         settings.seed,
         settings.budget.minutes_per_trial,
         settings.latency_seconds,
-        _store(settings, display),
+        store,
         settings.limits,
         settings.stopping,
     )

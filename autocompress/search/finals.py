@@ -28,6 +28,7 @@ from autocompress.measure.size import size_breakdown
 from autocompress.metric import Metric
 from autocompress.search.shipped import by_device, latency, latency_scores, load_shipped, plain, worst
 from autocompress.search.trial import TrialContext
+from autocompress.task import Task
 from autocompress.tensors import to_device
 
 EXPLAINED_SAMPLES = 128
@@ -69,7 +70,12 @@ class Judge:
             scores=latency_scores(latencies),
             latency=plain(latencies),
             size=size_breakdown(folder).plain(),
-            costs={str(target): self._cost(models[target.device], target, surroundings) for target in targets},
+            costs={
+                str(target): cost_of(
+                    models[target.device], task, target, surroundings.get(str(target), {}).get("limits")
+                )
+                for target in targets
+            },
         )
         if not artifact.recipe.steps and not artifact.recipe.recovery.epochs:
             return final
@@ -99,23 +105,23 @@ class Judge:
 
     def _surroundings(self, target: Target, seconds: float) -> dict[str, Any]:
         baseline = self._baselines[target.device]
-        found = {"limits": probe_device(target, seconds / 2).plain()}
-        found["baseline"] = self._cost(baseline, target, {str(target): found})
-        inputs = self._context.task.inputs(target.batch_size)
+        task, limits = self._context.task, probe_device(target, seconds / 2).plain()
+        found = {"limits": limits, "baseline": cost_of(baseline, task, target, limits)}
+        inputs = task.inputs(target.batch_size)
         return found | {"free": fastest_free(baseline, inputs, target, seconds / 2).plain()}
 
-    def _cost(self, model: nn.Module, target: Target, surroundings: Mapping[str, Any]) -> dict[str, Any]:
-        """What a batch costs, and the least that the hardware could take for it, where its limits are known."""
-        inputs = to_device(self._context.task.inputs(target.batch_size), target.torch_device)
-        try:
-            cost = model_cost(model, inputs)
-            found: dict[str, Any] = {"cost": cost.plain()}
-            if str(target) in surroundings:
-                limits = DeviceLimits(**surroundings[str(target)]["limits"])
-                found["bounds"] = bounds(cost, limits, product_type(target)).plain()
-        except Exception as error:  # a model of another runtime, or one that cannot be looked into
-            return {"unknown": first_line(error)}
-        return found
+
+def cost_of(model: nn.Module, task: Task, target: Target, limits: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a batch costs, and the least that the hardware could take for it, where its limits are known."""
+    inputs = to_device(task.inputs(target.batch_size), target.torch_device)
+    try:
+        cost = model_cost(model, inputs)
+        found: dict[str, Any] = {"cost": cost.plain()}
+        if limits is not None:
+            found["bounds"] = bounds(cost, DeviceLimits(**limits), product_type(target)).plain()
+    except Exception as error:  # a model of another runtime, or one that cannot be looked into
+        return {"unknown": first_line(error)}
+    return found
 
 
 def margin(limits: Sequence[Limit], objective: Metric) -> float | None:

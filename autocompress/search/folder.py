@@ -21,6 +21,7 @@ from autocompress.errors import RunError
 from autocompress.final import SURROUNDINGS_FILE, Final, final_file
 from autocompress.measure.device import hardware_name
 from autocompress.plugins import registry
+from autocompress.prospect import PROBE_FILE, Prospect
 from autocompress.run import (
     CONFIG_FILE,
     ENV_FILE,
@@ -44,8 +45,12 @@ class RunFolder:
     path: Path
 
     @property
+    def study_file(self) -> Path:
+        return self.path / STUDY_FILE
+
+    @property
     def study_url(self) -> str:
-        return f"sqlite:///{self.path / STUDY_FILE}"
+        return f"sqlite:///{self.study_file}"
 
     @property
     def log_file(self) -> Path:
@@ -65,6 +70,9 @@ class RunFolder:
 
     def write_left_out(self, reasons: Mapping[str, str]) -> None:
         write_whole(self.path / LEFT_OUT_FILE, json.dumps(dict(reasons), indent=1))
+
+    def write_prospect(self, prospect: Prospect) -> None:
+        write_whole(self.path / PROBE_FILE, json.dumps(prospect.plain(), indent=1))
 
     def write_surroundings(self, surroundings: Mapping[str, Any]) -> None:
         write_whole(self.path / SURROUNDINGS_FILE, json.dumps(surroundings, indent=1))

@@ -17,9 +17,12 @@ from ray import tune
 from autocompress.errors import InvalidInput, first_line
 from autocompress.final import Final
 from autocompress.limits import Limit
+from autocompress.prospect import Look
+from autocompress.recipe import Step
 from autocompress.search.chatter import ray_messages_to
 from autocompress.search.engine import Search
 from autocompress.search.finals import Judge
+from autocompress.search.prospecting import Prospector
 from autocompress.search.scheduler import RungScheduler
 from autocompress.search.searcher import LoopSearcher
 from autocompress.search.trial import TrialContext
@@ -63,12 +66,36 @@ def _shared(context: TrialContext) -> ray.ObjectRef:
         ) from error
 
 
-class JudgeProcess:
-    """A fresh process with a `Judge`; another one when it dies."""
+class FreshProcess:
+    """A process with nothing in it of the trials that ran before; another one when it dies or takes too long."""
 
-    def __init__(self, context: ray.ObjectRef, limits: Sequence[Limit]) -> None:
-        self._arguments = (context, limits)
+    def __init__(self, kind: type, *arguments: Any) -> None:
+        self._kind, self._arguments = kind, arguments
         self._actor = self._started()
+
+    def end(self) -> None:
+        ray.kill(self._actor)
+
+    def _ask(self, method: str, *arguments: Any, seconds: float | None = None) -> Any:
+        """The answer, or why there is none."""
+        try:
+            return ray.get(getattr(self._actor, method).remote(*arguments), timeout=seconds)
+        except ray.exceptions.GetTimeoutError:
+            self.end()
+            self._actor = self._started()
+            return f"it took longer than {seconds:.0f} s"
+        except ray.exceptions.RayActorError:
+            self._actor = self._started()
+            return "its process died: killed by a signal, out of memory, or crashed"
+        except ray.exceptions.RayTaskError as error:
+            return first_line(error.cause)
+
+    def _started(self) -> Any:
+        return ray.remote(num_cpus=0)(self._kind).remote(*self._arguments)
+
+
+class JudgeProcess(FreshProcess):
+    """A process with a `Judge`."""
 
     def __call__(self, number: int, surroundings: Mapping[str, Any]) -> Final | str:
         """A trial's final figures, or why there are none."""
@@ -80,24 +107,35 @@ class JudgeProcess:
         answer: dict[str, Any] | str = self._ask("surroundings", seconds)
         return answer
 
-    def _ask(self, method: str, *arguments: Any) -> Any:
-        try:
-            return ray.get(getattr(self._actor, method).remote(*arguments))
-        except ray.exceptions.RayActorError:
-            self._actor = self._started()
-            return "its process died: killed by a signal, out of memory, or crashed"
-        except ray.exceptions.RayTaskError as error:
-            return first_line(error.cause)
 
-    def _started(self) -> Any:
-        return ray.remote(num_cpus=0)(Judge).remote(*self._arguments)
+class ProspectorProcess(FreshProcess):
+    """A process with a `Prospector`."""
+
+    def model(self, seconds: float) -> dict[str, Any] | str:
+        answer: dict[str, Any] | str = self._ask("model", seconds, seconds=seconds)
+        return answer
+
+    def method(self, step: Step, seconds: float) -> Look | str:
+        answer: Look | str = self._ask("method", step, seconds=seconds)
+        return answer
 
 
 @contextmanager
 def judging(context: TrialContext, limits: Sequence[Limit], log_file: Path) -> Iterator[JudgeProcess]:
-    """A process that judges finalists, with nothing in it of the trials that ran before."""
+    """A process that judges finalists."""
     with ray_messages_to(log_file):
-        yield JudgeProcess(_shared(context), limits)
+        yield JudgeProcess(Judge, _shared(context), limits)
+
+
+@contextmanager
+def probing(context: TrialContext, log_file: Path) -> Iterator[ProspectorProcess]:
+    """A process that looks at methods, and is gone afterwards with what it holds of the device's memory."""
+    with ray_messages_to(log_file):
+        process = ProspectorProcess(Prospector, _shared(context))
+        try:
+            yield process
+        finally:
+            process.end()
 
 
 @contextmanager

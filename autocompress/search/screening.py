@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import json
 import shutil
@@ -108,7 +107,7 @@ class Screening:
         start = time.monotonic()
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # the trial's log hears of its steps when they count
-                models = self._finalized(work, recipe, scratch)
+                models = ship_copies(work, recipe, scratch, self._task, self._targets)
             scores = {"size_bytes": float(largest_bytes(scratch, self._targets))}
             self._judge(scores, hurdles)
             scores |= self._timed(models, baselines())
@@ -134,14 +133,6 @@ class Screening:
             return f"that took {took:.1f} s, and training takes less"
         return ""
 
-    def _finalized(self, work: Compression, recipe: Recipe, scratch: Path) -> dict[str, nn.Module]:
-        """What would ship, by device, as it is loaded from disk."""
-        for first, *_ in by_device(self._targets):
-            folder = device_folder(scratch, first.device, self._targets[0].device)
-            folder.mkdir(parents=True)
-            write_model(folder, finalize(copy.deepcopy(work), first), recipe, first, registry())
-        return load_shipped(scratch, work.student, self._task, self._targets)
-
     def _timed(self, models: Mapping[str, nn.Module], baselines: Mapping[str, nn.Module]) -> dict[str, float]:
         return latency_scores(
             {str(target): latency(models, baselines, self._task, target, self._latency_s) for target in self._targets}
@@ -154,6 +145,17 @@ class Screening:
                 raise Screened(f"untrained, its {limit.miss(scores, hurdles.baseline)}", scores)
         if any(is_ahead(rival, hoped) for rival in hurdles.rivals):
             raise Screened("a trial with the best quality so far is smaller and faster", scores)
+
+
+def ship_copies(
+    work: Compression, recipe: Recipe, scratch: Path, task: Task, targets: Sequence[Target]
+) -> dict[str, nn.Module]:
+    """What would ship now, by device, as it is loaded from the folder that it was written to; `work` stays as it is."""
+    for first, *_ in by_device(targets):
+        folder = device_folder(scratch, first.device, targets[0].device)
+        folder.mkdir(parents=True)
+        write_model(folder, finalize(work, first, keep=True), recipe, first, registry())
+    return load_shipped(scratch, work.student, task, targets)
 
 
 def judgeable(limit: Limit, scores: Scores) -> bool:

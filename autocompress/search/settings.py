@@ -42,6 +42,8 @@ class Settings:
     """Whether hopeless trials end before their training."""
     stopping: bool = True
     """Whether trials that compare badly at a rung of their training end there."""
+    probe_seconds: float = 60.0
+    """The longest that methods may be looked at before the first trial; 0 leaves that out."""
 
     @property
     def target(self) -> Target:

@@ -24,6 +24,8 @@ MOST_SHARE = 0.25
 class Start(NamedTuple):
     recipe: Recipe
     why: str
+    asked: bool = True
+    """Whether the user gave it; what is only suggested is left out where the probe rules out one of its methods."""
 
 
 def first_recipes(settings: Settings, space: BoundSpace, registry: Registry) -> tuple[list[Start], list[str]]:
@@ -35,8 +37,8 @@ def first_recipes(settings: Settings, space: BoundSpace, registry: Registry) -> 
     task, left_out = settings.task, list[str]()
     starts = {Recipe().key: Start(Recipe(), "the baseline")}
 
-    def add(recipe: Recipe, why: str) -> None:
-        starts.setdefault(recipe.key, Start(recipe, why))
+    def add(recipe: Recipe, why: str, asked: bool = True) -> None:
+        starts.setdefault(recipe.key, Start(recipe, why, asked))
 
     for recipe in known_recipes(settings.space.recipes, space, registry, task):
         add(recipe, "given in the search space")
@@ -44,7 +46,7 @@ def first_recipes(settings: Settings, space: BoundSpace, registry: Registry) -> 
         add(recipe, "given by the user")
     if settings.portfolio:
         new = [start for start in _portfolio(settings, space, registry) if start.recipe.key not in starts]
-        for start in new[: _most(settings.budget.trials)]:
+        for start in new[: most(settings.budget.trials)]:
             add(*start)
     for path in settings.like:
         for recipe in _front(path):
@@ -55,7 +57,8 @@ def first_recipes(settings: Settings, space: BoundSpace, registry: Registry) -> 
     return list(starts.values()), left_out
 
 
-def _most(trials: int | None) -> int:
+def most(trials: int | None) -> int:
+    """How many recipes may be suggested from one side."""
     return MOST if trials is None else min(MOST, int(MOST_SHARE * trials))
 
 
@@ -66,7 +69,7 @@ def _portfolio(settings: Settings, space: BoundSpace, registry: Registry) -> Ite
     if family is None:
         return
     for recipe in Portfolio.shipped(kind).recipes(family, space, registry, settings.task):
-        yield Start(recipe, f"known good for {family.plural} on a {kind.upper()}")
+        yield Start(recipe, f"known good for {family.plural} on a {kind.upper()}", asked=False)
 
 
 def _front(path: Path) -> list[Recipe]:

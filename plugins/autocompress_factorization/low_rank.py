@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-WORTHWHILE = 64
-"""Parameters that factors must save: one more tensor's name, shape and place take some 200 bytes of an artifact."""
 
 
 class Factors(nn.Sequential):
@@ -70,12 +66,6 @@ def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
 def _finite(matrix: Tensor) -> Tensor:
     """In float64, zeros for NaN and infinity: an artifact is loaded on a model whose weights may be anything."""
     return torch.nan_to_num(matrix.detach().double(), posinf=0.0, neginf=0.0)
-
-
-def saving(layer: nn.Module, *shapes: Iterable[int]) -> int:
-    """Parameters of a layer's weight less those of its factors."""
-    weight: Any = layer.weight
-    return int(weight.numel()) - sum(math.prod(shape) for shape in shapes)
 
 
 def parameter(values: Tensor, like: Tensor) -> nn.Parameter:

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from autocompress_factorization.convolution import convolutions
-from autocompress_factorization.factorization import Factorization, Ranks
-from autocompress_factorization.low_rank import WORTHWHILE, Factors, conv, energies, rank_for, saving, split
+from autocompress_factorization.factorization import Factorization
+from autocompress_factorization.low_rank import Factors, conv, energies, split
+from autocompress_factorization.ranks import Ranks
 
 
 class SpatialSvdConv(Factorization):
@@ -28,10 +29,12 @@ class SpatialSvdConv(Factorization):
     def layers(self, model: nn.Module) -> Mapping[str, str]:
         return convolutions(model, (nn.Conv2d,), _obstacle)
 
-    def ranks(self, layer: nn.Module, energy: float) -> int | None:
-        weight = _columns_by_rows(layer)
-        rank = rank_for(energies(weight), energy)
-        return rank if saving(layer, (sum(weight.shape), rank)) >= WORTHWHILE else None
+    def spectra(self, layer: nn.Module) -> list[Tensor]:
+        return [energies(_columns_by_rows(layer))]
+
+    def shapes(self, layer: nn.Module, ranks: Ranks) -> list[tuple[int, ...]]:
+        assert isinstance(ranks, int)
+        return [(sum(_columns_by_rows(layer).shape), ranks)]
 
     def split(self, layer: nn.Module, ranks: Ranks) -> nn.Module:
         assert isinstance(layer, nn.Conv2d) and isinstance(ranks, int)

@@ -8,19 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autocompress import Plan
-from autocompress_factorization.factorization import Factorization, Ranks
-from autocompress_factorization.low_rank import (
-    WORTHWHILE,
-    Factors,
-    energies,
-    linear,
-    owners,
-    parameter,
-    rank_for,
-    replace,
-    saving,
-    split,
-)
+from autocompress_factorization.factorization import Factorization
+from autocompress_factorization.low_rank import Factors, energies, linear, owners, parameter, replace, split
+from autocompress_factorization.ranks import Ranks
 
 
 class SvdEmbedding(Factorization):
@@ -42,10 +32,13 @@ class SvdEmbedding(Factorization):
             if isinstance(module, nn.Embedding | nn.EmbeddingBag)
         }
 
-    def ranks(self, layer: nn.Module, energy: float) -> int | None:
+    def spectra(self, layer: nn.Module) -> list[Tensor]:
         assert isinstance(layer, nn.Embedding)
-        rank = rank_for(energies(layer.weight), energy)
-        return rank if saving(layer, (sum(layer.weight.shape), rank)) >= WORTHWHILE else None
+        return [energies(layer.weight)]
+
+    def shapes(self, layer: nn.Module, ranks: Ranks) -> list[tuple[int, ...]]:
+        assert isinstance(layer, nn.Embedding) and isinstance(ranks, int)
+        return [(sum(layer.weight.shape), ranks)]
 
     def split(self, layer: nn.Module, ranks: Ranks) -> LowRankEmbedding:
         assert isinstance(layer, nn.Embedding) and isinstance(ranks, int)

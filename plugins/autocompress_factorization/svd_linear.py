@@ -8,17 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from autocompress import Plan
-from autocompress_factorization.factorization import Factorization, Ranks
-from autocompress_factorization.low_rank import (
-    WORTHWHILE,
-    Factors,
-    energies,
-    linear,
-    owners,
-    rank_for,
-    saving,
-    split,
-)
+from autocompress_factorization.factorization import Factorization
+from autocompress_factorization.low_rank import Factors, energies, linear, owners, split
+from autocompress_factorization.ranks import Ranks
 
 
 class SvdLinear(Factorization):
@@ -47,10 +39,12 @@ class SvdLinear(Factorization):
             if isinstance(module, nn.Linear) or _is_transposed(module)
         }
 
-    def ranks(self, layer: nn.Module, energy: float) -> int | None:
-        weight = matrix(layer)  # (out, in)
-        rank = rank_for(energies(weight), energy)
-        return rank if saving(layer, (weight.shape[0] + weight.shape[1], rank)) >= WORTHWHILE else None
+    def spectra(self, layer: nn.Module) -> list[Tensor]:
+        return [energies(matrix(layer))]
+
+    def shapes(self, layer: nn.Module, ranks: Ranks) -> list[tuple[int, ...]]:
+        assert isinstance(ranks, int)
+        return [(sum(matrix(layer).shape), ranks)]
 
     def split(self, layer: nn.Module, ranks: Ranks) -> nn.Module:
         assert isinstance(ranks, int)

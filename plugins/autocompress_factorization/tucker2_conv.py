@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from autocompress_factorization.convolution import convolutions
-from autocompress_factorization.factorization import Factorization, Ranks
-from autocompress_factorization.low_rank import WORTHWHILE, Factors, conv, directions, energies, rank_for, saving
+from autocompress_factorization.factorization import Factorization
+from autocompress_factorization.low_rank import Factors, conv, directions, energies
+from autocompress_factorization.ranks import Ranks
 
 
 class Tucker2Conv(Factorization):
@@ -29,14 +30,16 @@ class Tucker2Conv(Factorization):
     def layers(self, model: nn.Module) -> Mapping[str, str]:
         return convolutions(model, (nn.Conv1d, nn.Conv2d, nn.Conv3d), _obstacle)
 
-    def ranks(self, layer: nn.Module, energy: float) -> list[int] | None:
-        """Channels [out, in] of the kernel in the middle."""
+    def spectra(self, layer: nn.Module) -> list[Tensor]:
+        """Of the modes out and in, whose ranks are the channels [out, in] of the kernel in the middle."""
         weight: Any = layer.weight  # (out, in, *kernel)
-        ranks = [rank_for(energies(_unfold(weight, mode)), energy) for mode in (0, 1)]
-        full = list(weight.shape[:2])
-        outer = [(size, rank) for size, rank in zip(full, ranks, strict=True) if rank < size]
-        worthwhile = saving(layer, (*ranks, math.prod(weight.shape[2:])), *outer) >= WORTHWHILE
-        return ranks if worthwhile else None
+        return [energies(_unfold(weight, mode)) for mode in (0, 1)]
+
+    def shapes(self, layer: nn.Module, ranks: Ranks) -> list[tuple[int, ...]]:
+        assert isinstance(ranks, list)
+        weight: Any = layer.weight
+        outer = [(size, rank) for size, rank in zip(weight.shape, ranks, strict=False) if rank < size]
+        return [(*ranks, math.prod(weight.shape[2:])), *outer]
 
     def split(self, layer: nn.Module, ranks: Ranks) -> nn.Module:
         """Truncated higher-order SVD (De Lathauwer et al. 2000)."""

@@ -24,7 +24,7 @@ class StructuredBatchNormScale(StructuredPruning):
     """
 
     name = "structured_batch_norm_scale"
-    scopes = (Scope.GLOBAL, Scope.UNIFORM, Scope.ISOMORPHIC)
+    scopes = (Scope.GLOBAL, Scope.UNIFORM, Scope.ISOMORPHIC, Scope.SENSITIVITY, Scope.SENSITIVITY_MACS)
     iterates = False
     rule = "removes channels that a batch norm with a scale follows, but this model has none that may go"
 

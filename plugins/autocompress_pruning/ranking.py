@@ -24,6 +24,15 @@ class Scope(StrEnum):
     """All channels of the model, by score relative to the mean of their group."""
     ISOMORPHIC = "isomorphic"
     """Those of like groups, connected alike (Fang et al. 2024, "Isomorphic Pruning for Vision Models")."""
+    SENSITIVITY = "sensitivity"
+    """Each group's own, in shares that a solver finds so that weights go where the outputs move least."""
+    SENSITIVITY_MACS = "sensitivity_macs"
+    """The same for multiply-adds in place of weights."""
+
+    @property
+    def by_sensitivity(self) -> bool:
+        """Whether the shares come from `group_shares`."""
+        return self in (Scope.SENSITIVITY, Scope.SENSITIVITY_MACS)
 
 
 def least_important(
@@ -31,18 +40,39 @@ def least_important(
 ) -> dict[str, list[int]]:
     """The channels to remove, by the root of their group; groups without scores (channels,) lose none.
 
+    Not for scopes by sensitivity, which need data.
+    """
+    ranked = [group for group in groups if group.root in scores]
+    return lowest(ranked, scores, _shares(ranked, _by_place(ranked, scores), ratio, scope), round_to)
+
+
+def lowest(
+    groups: Sequence[Group], scores: Mapping[str, Tensor], shares: Mapping[str, float], round_to: int
+) -> dict[str, list[int]]:
+    """The channels to remove where each group is to lose a share of its own; those without a share lose none.
+
     What is left of a group is the nearest multiple of `round_to`, unless it has no smaller one. Something always goes:
     where rounding would undo it all, the group that was to lose most loses one multiple.
     """
-    ranked = [group for group in groups if group.root in scores]
-    # A block's channels go together with those at the same place of the other blocks.
-    places = {group.root: scores[group.root].view(group.blocks, -1).mean(dim=0) for group in ranked}
-    shares = _shares(ranked, places, ratio, scope)
-    gone = {group.root: _removed(group, shares[group.root], round_to) for group in ranked}
+    ranked = [group for group in groups if group.root in shares and group.root in scores]
+    places = _by_place(ranked, scores)
+    gone = {group.root: removed_places(group, shares[group.root], round_to) for group in ranked}
     if ranked and not any(gone.values()):
         most = max(ranked, key=lambda group: shares[group.root])
         gone[most.root] = min(_multiple(most, round_to), most.size // most.blocks - 1)
     return {group.root: _lowest(group, places[group.root], gone[group.root]) for group in ranked if gone[group.root]}
+
+
+def removed_places(group: Group, share: float, round_to: int) -> int:
+    """How many places of each block go: what is left is the nearest multiple, never none."""
+    size, multiple = group.size // group.blocks, _multiple(group, round_to)
+    kept = math.floor(size * (1 - share) / multiple + 0.5) * multiple
+    return size - min(max(kept, multiple), size)
+
+
+def _by_place(groups: Sequence[Group], scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A block's channels go together with those at the same place of the other blocks."""
+    return {group.root: scores[group.root].view(group.blocks, -1).mean(dim=0) for group in groups}
 
 
 def _shares(groups: Sequence[Group], places: Mapping[str, Tensor], ratio: float, scope: Scope) -> dict[str, float]:
@@ -69,13 +99,6 @@ def _shares_of_pool(pool: Sequence[Group], places: Mapping[str, Tensor], ratio: 
             gone[group.root] = lost
             left -= group.blocks
     return {group.root: gone[group.root] / group.size for group in pool}
-
-
-def _removed(group: Group, share: float, round_to: int) -> int:
-    """How many places of each block go: what is left is the nearest multiple, never none."""
-    size, multiple = group.size // group.blocks, _multiple(group, round_to)
-    kept = math.floor(size * (1 - share) / multiple + 0.5) * multiple
-    return size - min(max(kept, multiple), size)
 
 
 def _multiple(group: Group, round_to: int) -> int:

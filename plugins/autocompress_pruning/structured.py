@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -12,12 +13,16 @@ from torch import Tensor, nn
 
 from autocompress import Choice, Float, Method, NotApplicable, Parameter, Plan, Target, Task, Technique, Trait
 from autocompress.effect import outputs
-from autocompress_pruning.ranking import Scope, least_important
-from autocompress_pruning.replay import Removal, replay
-from autocompress_pruning.trace import Group, find_groups
+from autocompress.sensitivity import profile
+from autocompress_pruning.group_shares import LEVELS, group_macs, group_weights, solved_shares
+from autocompress_pruning.ranking import Scope, least_important, lowest
+from autocompress_pruning.replay import replay
+from autocompress_pruning.trace import Group, find_groups, removals
 from autocompress_pruning.trial import largest_that_works
 
 FIXED = "its width is fixed by the model's own code"
+_NOT_SCORING = ("ratio", "round_to", "scope", "steps")
+"""Parameters that do not decide which channels of a group go first."""
 Choose = Callable[[Sequence[Group]], Mapping[str, list[int]]]
 """The channels to remove, by the root of their group."""
 
@@ -33,7 +38,7 @@ class StructuredPruning(Method, ABC):
 
     technique = Technique.PRUNING
     gives = frozenset({Trait.PRUNED})
-    scopes: ClassVar[tuple[Scope, ...]] = (Scope.UNIFORM, Scope.GLOBAL, Scope.ISOMORPHIC)
+    scopes: ClassVar[tuple[Scope, ...]] = tuple(Scope)
     """Among which channels it may rank; the first is the default."""
     iterates: ClassVar[bool] = True
     """Whether scoring anew after some channels are gone can change which ones go next."""
@@ -86,29 +91,57 @@ class StructuredPruning(Method, ABC):
         """
         inputs, steps = task.inputs(2), int(params.get("steps", 1))
         scope = Scope(params.get("scope", self.scopes[0]))
-        pruned, rounds, fixed = copy.deepcopy(model), [], set[str]()
+        pruned, rounds, fixed, shares = copy.deepcopy(model), [], set[str](), dict[str, float]()
         for step in range(1, steps + 1):
             groups = [group for group in find_groups(pruned, inputs) if self.eligible(pruned, group)]
             scores = self.scores(pruned, [group for group in groups if group.root not in fixed], params, task)
-            ratio = 1 - (1 - params["ratio"] * step / steps) / (1 - params["ratio"] * (step - 1) / steps)
-            chosen = least_important(groups, scores, ratio, params["round_to"] if step == steps else 1, scope)
+            round_to = params["round_to"] if step == steps else 1
+            if scope.by_sensitivity:
+                shares = shares or self._shares(pruned, groups, scores, params, task)
+                chosen = lowest(groups, scores, {r: _part(share, step, steps) for r, share in shares.items()}, round_to)
+            else:
+                chosen = least_important(groups, scores, _part(params["ratio"], step, steps), round_to, scope)
             working = _that_work(pruned, inputs, groups, chosen)
             fixed |= chosen.keys() - working.keys()
-            rounds.append(_removals(groups, working))
+            rounds.append(removals(groups, working))
             pruned = replay(pruned, rounds[-1])
-        return {"rounds": [removals for removals in rounds if removals], "fixed": sorted(fixed)}
+        return {"rounds": [made for made in rounds if made], "fixed": sorted(fixed)}
+
+    def _shares(
+        self,
+        model: nn.Module,
+        groups: Sequence[Group],
+        scores: Mapping[str, Tensor],
+        params: Mapping[str, Any],
+        task: Task,
+    ) -> dict[str, float]:
+        """The share that each group with scores is to lose; those that cannot lose any, the ratio, and are told of."""
+        ranked, inputs = [group for group in groups if group.root in scores], task.inputs(2)
+        able = [g for g in ranked if _that_work(model, inputs, [g], lowest([g], scores, {g.root: 0.5}, 1))]
+        scoring = {name: value for name, value in sorted(params.items()) if name not in _NOT_SCORING}
+
+        def changed(shares: Mapping[str, float]) -> nn.Module:
+            return replay(copy.deepcopy(model), removals(able, lowest(able, scores, shares, 1)))
+
+        method = f"{self.name} {json.dumps(scoring)} 1"
+        made = profile(model, task, method, [group.root for group in able], LEVELS, changed)
+        costs = group_weights(model, able) if params["scope"] == Scope.SENSITIVITY else group_macs(model, able, inputs)
+        return {group.root: params["ratio"] for group in ranked} | solved_shares(
+            able, made, costs, params["ratio"], params["round_to"]
+        )
 
     def skipped(self, model: nn.Module, plan: Plan) -> Mapping[str, str]:
         return dict.fromkeys(plan["fixed"], FIXED)
 
     def reshape(self, model: nn.Module, plan: Plan) -> nn.Module:
-        for removals in plan["rounds"]:
-            model = replay(model, removals)
+        for made in plan["rounds"]:
+            model = replay(model, made)
         return model
 
 
-def _removals(groups: Sequence[Group], chosen: Mapping[str, list[int]]) -> list[Removal]:
-    return [removal for group in groups if group.root in chosen for removal in group.removals(chosen[group.root])]
+def _part(share: float, step: int, steps: int) -> float:
+    """What goes in one round of what is left, so that the share is gone after all of them."""
+    return 1 - (1 - share * step / steps) / (1 - share * (step - 1) / steps)
 
 
 def _that_work(
@@ -125,7 +158,7 @@ def _that_work(
     shapes = [tensor.shape for tensor in outputs(model, inputs)]
 
     def works(roots: Sequence[str]) -> bool:
-        pruned = replay(copy.deepcopy(model), _removals(groups, {root: chosen[root] for root in roots}))
+        pruned = replay(copy.deepcopy(model), removals(groups, {root: chosen[root] for root in roots}))
         emptied = any(tensor.numel() == 0 for tensor in pruned.parameters())
         return not emptied and [tensor.shape for tensor in outputs(pruned, inputs)] == shapes
 

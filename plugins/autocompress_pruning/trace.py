@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +66,11 @@ class Group:
             else:
                 removal.setdefault("out", []).append(member.name)
         return [Removal(removed=removed, **removal) for removed, removal in found.items() if removed]
+
+
+def removals(groups: Sequence[Group], chosen: Mapping[str, list[int]]) -> list[Removal]:
+    """What goes with these channels, by the root of their group."""
+    return [removal for group in groups if group.root in chosen for removal in group.removals(chosen[group.root])]
 
 
 def find_groups(model: nn.Module, inputs: Any) -> list[Group]:

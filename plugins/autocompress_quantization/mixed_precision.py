@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress import Choice, Float, Parameter, Plan, Task, Trait
+from autocompress.allocation import Option, allocate
 from autocompress.tensors import call, map_tensors
 from autocompress_quantization.grid import INT8, Grid
 from autocompress_quantization.packed import PackedWeights
@@ -26,10 +27,10 @@ class MixedPrecision(PackedWeights):
     """Stores each weight in 8, 4, 3 or 2 bits, so that they are `average_bits` a weight and the outputs move least.
 
     What rounding a weight does to the outputs is estimated to first order: the squared gradients of random directions
-    of the outputs, summed over the squared rounding errors. Bits then go where they help most for their cost. Good
-    where one size for all layers is wasteful, as it mostly is below 6 bits. Scales and offsets come on top of the
-    average: half a bit a weight at the default group size. The model runs on dequantized weights: neither its speed
-    nor its memory changes.
+    of the outputs, summed over the squared rounding errors: one pass for all layers and bits. A solver then gives the
+    bits. Good where one size for all layers is wasteful, as it mostly is below 6 bits. Scales and offsets come on top
+    of the average: half a bit a weight at the default group size. The model runs on dequantized weights: neither its
+    speed nor its memory changes.
     Dong et al. 2019, "HAWQ"; Yao et al. 2021, "HAWQ-V3" (bits by a solver over a table of sensitivities).
     """
 
@@ -65,24 +66,15 @@ class MixedPrecision(PackedWeights):
 
 
 def allot(sizes: list[int], damage: list[list[float]], average: float) -> list[int]:
-    """Bits for each weight: from the fewest, the step that prevents most damage per bit, while the average allows it.
+    """Bits for each weight, with the least sum of damages that the average allows, by `autocompress.allocation`.
 
     `damage[i][k]` is what rounding weight i to BITS[k] does.
     """
-    level = [0] * len(sizes)
-    left = average * sum(sizes) - BITS[0] * sum(sizes)
-    while True:
-        steps = [
-            ((damage[i][level[i]] - damage[i][k]) / cost, -i, k, cost)
-            for i, size in enumerate(sizes)
-            for k in range(level[i] + 1, len(BITS))
-            if (cost := (BITS[k] - BITS[level[i]]) * size) <= left
-        ]
-        if not steps:
-            return [BITS[k] for k in level]
-        _, negative, k, cost = max(steps)
-        level[-negative] = k
-        left -= cost
+    table = {
+        str(i): [Option(bits * size, error) for bits, error in zip(BITS, errors, strict=True)]
+        for i, (size, errors) in enumerate(zip(sizes, damage, strict=True))
+    }
+    return [BITS[k] for k in allocate(table, average * sum(sizes)).values()]
 
 
 def _grid(weight: Weight, bits: int, group_size: int) -> Grid:

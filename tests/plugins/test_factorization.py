@@ -9,7 +9,8 @@ import pytest
 import torch
 from autocompress_factorization import SpatialSvdConv, SvdEmbedding, SvdLinear, Tucker2Conv
 from autocompress_factorization.factorization import Factorization
-from autocompress_factorization.low_rank import WORTHWHILE, Factors, energies, rank_for, split
+from autocompress_factorization.low_rank import Factors, energies, rank_for, split
+from autocompress_factorization.ranks import WORTHWHILE
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 

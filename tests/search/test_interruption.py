@@ -24,7 +24,7 @@ SPACE = "methods: {faulty: {fault: [none, pause]}}\n"
 def command(folder: Path, trials: int) -> list[str]:
     search = ["search", "tests.search.searching:task", "--space", str(folder / "space.yaml"), "--limit", "size <= 1 GB"]
     where = ["--runs", str(folder / "runs"), "--target", "cpu@1", "--trials", str(trials), "--latency-seconds", "0.1"]
-    where += ["--hardware-seconds", "0"]
+    where += ["--hardware-seconds", "0", "--no-probe"]
     return [sys.executable, "-m", "autocompress", *search, *where, "--json"]
 
 

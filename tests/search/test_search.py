@@ -47,6 +47,7 @@ def run_twenty(task: Task, folder: Path, trials: int = 20) -> Run:
         target="cpu@1",
         latency_seconds=0.05,
         hardware_seconds=0,
+        probe_seconds=0,
     )
 
 

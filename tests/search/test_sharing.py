@@ -67,6 +67,7 @@ def run(counts: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         workers=2,
         latency_seconds=0.01,
         hardware_seconds=0,
+        probe_seconds=0,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -122,7 +123,7 @@ def searching(settings: Settings) -> Iterator[Search]:
             step = Step(method="structured_magnitude", params={"ratio": ratio})
             written = Recipe(steps=(step,), recovery=Recovery(epochs=9, batch_size=16))
             study.enqueue(resolve(written, registry(), settings.task), "given by the user")
-        yield Search(settings, folder, study, display)
+        yield Search(settings, folder, study, display, time.monotonic())
 
 
 def propose(search: Search) -> Proposal:
