@@ -34,10 +34,13 @@ from autocompress.search.progress import Progress, rung_score
 from autocompress.search.screening import Hurdles, Screened, Screening
 from autocompress.search.shipped import by_device, largest_bytes, load_shipped, plain, score_shipped
 from autocompress.search.watchdog import Watchdog
+from autocompress.sensitivity import kept_in
 from autocompress.task import Task
 
 CAUSE_OF: dict[type[Exception], str] = {NoEffect: "no_effect", OutputsDiffer: "outputs_differ", NotANumber: "nan"}
 HANG_FILE, ERROR_FILE, LOG_FILE, OUTCOME_FILE = "hang.txt", "error.json", "log.txt", "outcome.json"
+PROFILES = "profiles"
+"""The folder of a run with the sensitivities of layers, which all its trials share."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class TrialRunner:
         started = time.monotonic()
         self._acting = ""
         watching = self._watchdog.watching(folder / HANG_FILE, self._progress.spent_s)
-        with _logging_to(folder / LOG_FILE) as log, watching:
+        with _logging_to(folder / LOG_FILE) as log, watching, kept_in(self._shared.run / PROFILES):
             try:
                 outcome = self._carry_out(folder, recipe, hurdles)
             except Screened as end:
