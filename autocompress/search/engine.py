@@ -6,44 +6,30 @@ free, and hands back what became of it. Everything that must survive is in the r
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from autocompress.errors import AutocompressError, InvalidInput, RunError, first_line
+from autocompress.errors import AutocompressError, RunError
 from autocompress.limits import check_against_baseline
 from autocompress.outcome import INTERRUPTED, STOPPED, Outcome
 from autocompress.plugins import registry
-from autocompress.prospect import Prospect
 from autocompress.run import PROMOTED, Run
 from autocompress.search import ray_environment
 from autocompress.search.chatter import log_records_to
+from autocompress.search.context import store_access, trial_context
 from autocompress.search.display import Display
 from autocompress.search.floor import check_reachable
 from autocompress.search.folder import RunFolder, open_run
-from autocompress.search.identity import task_identity
-from autocompress.search.prefixes import StoreAccess
-from autocompress.search.prospecting import SCRATCH, prospect
+from autocompress.search.judging import judge_finalists, unjudged, unseen_hardware
+from autocompress.search.look_ahead import look_ahead
 from autocompress.search.settings import Settings
 from autocompress.search.stopping import Stopping
-from autocompress.search.store import Store
 from autocompress.search.study import Proposal, SearchStudy, sharing_grey_box
 from autocompress.search.suggestions import after_probing
-from autocompress.search.trial import TrialContext, dead_worker_outcome, finish_folder, recorded_outcome
-from autocompress.search.warm_start import Start, first_recipes
-from autocompress.space import BoundSpace, bind
-
-if TYPE_CHECKING:
-    from autocompress.search.ray_session import JudgeProcess
-
-LEAST_TRIALS = 10
-"""A smaller search is over before it is worth its time to look at methods alone."""
-MOST_SHARE = 0.2
-"""The share of the budget's hours that this may take."""
+from autocompress.search.trial import dead_worker_outcome, finish_folder, recorded_outcome
+from autocompress.search.warm_start import first_recipes
+from autocompress.space import bind
 
 
 class Search:
@@ -229,65 +215,6 @@ def run_search(settings: Settings) -> Run:
     return Run(folder.path, settings.task.model, settings.task.students)
 
 
-def look_ahead(
-    settings: Settings,
-    space: BoundSpace,
-    starts: Sequence[Start],
-    folder: RunFolder,
-    display: Display,
-    sessions: ExitStack,
-) -> Prospect | None:
-    """What each method does alone, looked at in a fresh process before the first trial of a run; None where nobody did.
-
-    A run that goes on keeps what its beginning found, since methods may not come or go within it. Ray is started for it
-    until `sessions` ends. Raises RunError where all methods are wanted, and the run began without some.
-    """
-    found = Run(folder.path).prospect
-    if found is not None:
-        if found.left_out and not settings.probe_seconds:
-            raise RunError(
-                f"run {str(folder.path)!r} began without {', '.join(found.left_out)}, which its probe left out: choose"
-                " another --name to try all methods"
-            )
-        display.left_out(found.left_out)
-        return found
-    if not settings.probe_seconds or not space.parameters:
-        return None
-    reason = _not_worth_probing(settings, folder)
-    if reason:
-        display.not_probed(reason)
-        return None
-    ray_environment.prepare()
-    from autocompress.search.ray_session import probing, session
-
-    sessions.enter_context(session(settings.workers))
-    display.probing(len(space.parameters))
-    context, seconds = _context(settings, folder, None), settings.probe_seconds
-    kept = {step.method for start in starts if start.asked for step in start.recipe.steps}
-    with probing(context, folder.log_file) as process:
-        made = prospect(process, space, registry(), context, kept, seconds, display.looking_at)
-    shutil.rmtree(folder.path / "trials" / SCRATCH, ignore_errors=True)  # of a process that was stopped
-    if isinstance(made, str):
-        display.not_probed(made)
-        return None
-    folder.write_prospect(made)
-    folder.event("probed", seconds=made.seconds, left_out=list(made.left_out))
-    display.probed(made)
-    return made
-
-
-def _not_worth_probing(settings: Settings, folder: RunFolder) -> str:
-    """Why a search that would be probed is not; empty where it is."""
-    trials, hours, seconds = settings.budget.trials, settings.budget.hours, settings.probe_seconds
-    if folder.study_file.exists():
-        return "the run began without"
-    if trials is not None and trials < LEAST_TRIALS:
-        return f"that is worth its time from {LEAST_TRIALS} trials on, and the budget has {trials}"
-    if hours is not None and seconds > MOST_SHARE * hours * 3600:
-        return f"its {seconds:g} s would be more than {MOST_SHARE:.0%} of the budget's {hours:g} h"
-    return ""
-
-
 def _run(search: Search, settings: Settings, folder: RunFolder, display: Display) -> None:
     """All in one session of Ray, which is not started for a run that has everything."""
     if search.done and not (unjudged(folder) or unseen_hardware(settings, folder)):
@@ -295,93 +222,10 @@ def _run(search: Search, settings: Settings, folder: RunFolder, display: Display
     ray_environment.prepare()
     from autocompress.search.ray_session import run_trials, session
 
-    context = _context(settings, folder, _store(settings, display))
+    context = trial_context(settings, folder, store_access(settings, display))
     with session(settings.workers):
         if not search.done:
             run_trials(search, context, settings.workers, folder.log_file)
         if search.error is None:  # who pressed Ctrl-C does not wait for what the hardware can do
             wanted = replace(settings, hardware_seconds=0) if search.unfinished else settings
             judge_finalists(context, wanted, folder, display)
-
-
-def unjudged(folder: RunFolder) -> list[int]:
-    """Of baseline and front the trials that were not judged yet."""
-    run = Run(folder.path)
-    return [n for n in sorted({run.baseline.number, *run.front.index}) if n not in run.finals] if run.scored else []
-
-
-def unseen_hardware(settings: Settings, folder: RunFolder) -> bool:
-    """Whether the hardware's limits are wanted and not known."""
-    run = Run(folder.path)
-    return bool(settings.hardware_seconds and run.scored and not run.surroundings)
-
-
-def judge_finalists(context: TrialContext, settings: Settings, folder: RunFolder, display: Display) -> None:
-    """Baseline and front once more, in a fresh process and on the test split; each trial once.
-
-    What cannot be judged is told, and costs nothing else of the result.
-    """
-    from autocompress.search.ray_session import judging
-
-    missing = unjudged(folder)
-    if not missing and not unseen_hardware(settings, folder):
-        return
-    try:
-        with judging(context, settings.limits, folder.log_file) as judge:
-            surroundings = look_around(judge, settings, folder, display)
-            for number in display.judging(missing):
-                final = judge(number, surroundings)
-                if isinstance(final, str):
-                    folder.event("not judged", trial=number, reason=final)
-                    display.not_judged(number, final)
-                else:
-                    folder.write_final(number, final)
-    except KeyboardInterrupt:
-        display.interrupted()
-
-
-def look_around(judge: JudgeProcess, settings: Settings, folder: RunFolder, display: Display) -> dict[str, Any]:
-    """By target, what its hardware can do at most, and the baseline with free acceleration; once a run."""
-    known = Run(folder.path).surroundings
-    if known or not settings.hardware_seconds:
-        return known
-    display.looking_around(settings.targets)
-    found = judge.surroundings(settings.hardware_seconds)
-    if isinstance(found, str):
-        display.no_surroundings(found)
-        return {}
-    folder.write_surroundings(found)
-    return found
-
-
-def _context(settings: Settings, folder: RunFolder, store: StoreAccess | None) -> TrialContext:
-    """What workers need, with paths that hold in any working directory."""
-    weights = settings.task.weights
-    return TrialContext(
-        replace(settings.task, weights=weights and Path(weights).resolve()),
-        settings.targets,
-        folder.path.resolve(),
-        settings.seed,
-        settings.budget.minutes_per_trial,
-        settings.latency_seconds,
-        store,
-        settings.limits,
-        settings.stopping,
-    )
-
-
-def _store(settings: Settings, display: Display) -> StoreAccess | None:
-    """The store of trained prefixes, tried; raises InvalidInput where it cannot be used."""
-    if settings.store is None:
-        return None
-    try:
-        Store(settings.store, settings.store_bytes)
-    except Exception as error:  # of the file system, or of what fsspec needs for a URL
-        raise InvalidInput(
-            f"store {settings.store!r} must be a folder or URL that can be written, but: {first_line(error)};"
-            " name another one, or search without (--no-store)"
-        ) from error
-    identity = task_identity(settings.task)
-    if identity.private:
-        display.private_store(identity.private)
-    return StoreAccess(settings.store, settings.store_bytes, identity.digest)

@@ -19,8 +19,8 @@ from autocompress.prospect import PROBE_FILE, Look, Prospect, read_prospect
 from autocompress.report import as_data, explanation_data
 from autocompress.report.probe import prospect_lines
 from autocompress.search.display import Display
-from autocompress.search.engine import LEAST_TRIALS, look_ahead
 from autocompress.search.folder import open_run
+from autocompress.search.look_ahead import LEAST_TRIALS, look_ahead
 from autocompress.search.prospecting import TIME_UP, Prospector, prospect
 from autocompress.search.settings import Settings
 from autocompress.search.suggestions import after_probing

@@ -1,0 +1,48 @@
+"""What the processes of a search need to know, from what the user asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from autocompress.errors import InvalidInput, first_line
+from autocompress.search.display import Display
+from autocompress.search.folder import RunFolder
+from autocompress.search.identity import task_identity
+from autocompress.search.prefixes import StoreAccess
+from autocompress.search.settings import Settings
+from autocompress.search.store import Store
+from autocompress.search.trial import TrialContext
+
+
+def trial_context(settings: Settings, folder: RunFolder, store: StoreAccess | None) -> TrialContext:
+    """What workers need, with paths that hold in any working directory."""
+    weights = settings.task.weights
+    return TrialContext(
+        replace(settings.task, weights=weights and Path(weights).resolve()),
+        settings.targets,
+        folder.path.resolve(),
+        settings.seed,
+        settings.budget.minutes_per_trial,
+        settings.latency_seconds,
+        store,
+        settings.limits,
+        settings.stopping,
+    )
+
+
+def store_access(settings: Settings, display: Display) -> StoreAccess | None:
+    """The store of trained prefixes, tried; raises InvalidInput where it cannot be used."""
+    if settings.store is None:
+        return None
+    try:
+        Store(settings.store, settings.store_bytes)
+    except Exception as error:  # of the file system, or of what fsspec needs for a URL
+        raise InvalidInput(
+            f"store {settings.store!r} must be a folder or URL that can be written, but: {first_line(error)};"
+            " name another one, or search without (--no-store)"
+        ) from error
+    identity = task_identity(settings.task)
+    if identity.private:
+        display.private_store(identity.private)
+    return StoreAccess(settings.store, settings.store_bytes, identity.digest)
