@@ -19,11 +19,14 @@ torch.set_num_threads(1)
 collect_ignore = ["third_party_plugin"]  # its tests run where it is installed: see test_third_party_plugin.py
 
 LONGEST = (
-    "search/test_search.py", "search/test_sharing.py", "search/test_interruption.py", "test_third_party_plugin.py",
-    "measure/test_two_searches.py", "search/test_finals.py", "contract/test_contract_of_compiled.py",
-    "contract/test_contract_of_exported.py", "plugins/test_acceleration.py", "plugins/test_onnx.py", "contract/",
+    "search/test_search.py", "contract/test_contract_of_pruning.py", "contract/test_contract_of_quantization.py",
+    "search/test_sharing.py", "contract/test_contract_of_compiled.py", "search/test_interruption.py",
+    "contract/test_contract_of_distillation.py", "test_third_party_plugin.py", "contract/test_contract_of_exported.py",
+    "measure/test_two_searches.py", "search/test_finals.py", "plugins/test_acceleration.py",
+    "search/test_rung_search.py", "plugins/test_onnx.py", "search/test_prospect.py", "contract/",
 )  # fmt: skip
-"""Files that start first, so that the processes which share the tests end together."""
+"""Files that start first, so that the processes which share the tests end together; searches among files that wait for
+nobody, since several searches at once would only wait for each other."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
