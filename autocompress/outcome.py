@@ -127,12 +127,12 @@ class Savings:
             lines.append(f"The store spared {self.spared} of {self.trainings} trainings, about {self.spared_s:.3g} s.")
         if self.screened:
             saved = "" if self.screened_s is None else f", which may have taken about {self.screened_s:.3g} s,"
-            lines.append(f"Screening spared {self.screened} trainings{saved} in {self.screening_s:.3g} s.")
+            trainings = "a training" if self.screened == 1 else f"{self.screened} trainings"
+            lines.append(f"Screening spared {trainings}{saved} in {self.screening_s:.3g} s.")
         if self.stopped:
-            lines.append(
-                f"Stopping spared the rest of {self.stopped} trainings, which may have taken about"
-                f" {self.stopped_s:.3g} s, in {self.rungs_s:.3g} s."
-            )
+            rest = "the rest of a training" if self.stopped == 1 else f"the rest of {self.stopped} trainings"
+            saved = f"which may have taken about {self.stopped_s:.3g} s"
+            lines.append(f"Stopping spared {rest}, {saved}, in {self.rungs_s:.3g} s.")
         return lines
 
 

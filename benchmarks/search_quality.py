@@ -197,6 +197,7 @@ ABLATIONS = {
     "ours, size and latency predicted": ours(costs=False),
     f"ours, {CHECKED} candidates measured": ours(checks=CHECKED),
     "ours, no neighbours": ours(neighbours=False),
+    "ours, no refinements": ours(refinements=0),
     "ours, no TPE": ours(underneath=None),
     "ours, no free exploration": ours(exploration=0.0),
     "ours, seconds told": ours(seconds=True),

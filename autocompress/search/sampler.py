@@ -36,6 +36,8 @@ NEIGHBOURS = 0.6
 """Share of the candidates that are neighbours of the front."""
 FINALIZERS = 0.15
 """Share of the candidates that are other finalizers on what was trained before, where trainings are shared."""
+LEADERS, NEAR = 8, 256
+"""The candidates that a refinement goes on from, and how many candidates next to them it looks at."""
 STARTUP = 15
 """Proposals before the model has a say: free exploration first, so that little of it is due soon after."""
 LEAST_SCORED, LEAST_MEASURED = 2, 10
@@ -48,7 +50,7 @@ DRAWS = 1000
 """Draws for a recipe that was not tried, before a repeated one is proposed."""
 
 
-RANDOM = "random candidate"
+RANDOM, REFINED = "random candidate", "refined "
 
 
 class Candidate(NamedTuple):
@@ -62,7 +64,7 @@ class Reason:
 
     origin: str
     """`free exploration`, `neighbour of trial 12`, `other finalizers on the prefix of trial 12`, `random candidate`,
-    `candidate of TPESampler`."""
+    `candidate of TPESampler`; with `refined` before it, some changes away from that."""
     expected: tuple[float, ...] | None = None
     """What it was expected to score, by objective."""
     gain: float | None = None
@@ -83,9 +85,10 @@ class GreyBoxSampler(BaseSampler):
     whole recipes with it. What is given by `costs` (see `Costs`) is not predicted; with `checks`, costs are dear
     themselves: all candidates are predicted, and costs asked for only of that many of the best before one is taken.
 
-    `exploration` is the share of proposals that are random; the others are the best of `candidates`. A trial's cost is
-    what `seconds` says of it, or its duration. `neighbours`, `underneath` and `cost_aware` switch off neighbours of the
-    front, candidates of another sampler, and the division by expected seconds. Where trainings are `shared`, candidates
+    `exploration` is the share of proposals that are random; the others are the best of `candidates`, after so many
+    `refinements`: each looks at what is next to the best so far. A trial's cost is what `seconds` says of it, or its
+    duration. `neighbours`, `underneath` and `cost_aware` switch off neighbours of the front, candidates of another
+    sampler, and the division by expected seconds. Where trainings are `shared`, candidates
     that go on from one that was done, or runs, are offered, and cost what `after_training` says. Equal seeds and equal
     histories, durations included, give equal proposals.
     """
@@ -101,6 +104,7 @@ class GreyBoxSampler(BaseSampler):
         underneath: BaseSampler | Literal["tpe"] | None = "tpe",
         exploration: float = 0.3,
         candidates: int = 512,
+        refinements: int = 2,
         cost_aware: bool = True,
         seconds: Seconds | None = None,
         shared: Shared | None = None,
@@ -112,7 +116,7 @@ class GreyBoxSampler(BaseSampler):
             raise ValueError(f"`candidates >= 1` must hold, but got {candidates}")
         self._space, self._seed = Space(define), seed
         self._neighbours, self._exploration, self._checks = neighbours, exploration, checks if costs else None
-        self._candidate_count = candidates
+        self._candidate_count, self._refinements = candidates, refinements
         self._sampler = _tpe(seed) if underneath == "tpe" else underneath
         self._forecaster = Forecaster(
             costs, *((seconds or _duration_s, after_training) if cost_aware else (None, None))
@@ -176,6 +180,9 @@ class GreyBoxSampler(BaseSampler):
         self._forecaster.fit(history, self._lessons(history, rng), self._space.distributions, pending)
         yardstick = self._yardstick(history, pending)
         outlook, gain, order = self._judge(candidates, yardstick, measure=self._checks is None)
+        for _ in range(self._refinements):
+            candidates = self._next_to([candidates[index] for index in order[:LEADERS]], history, rng)
+            outlook, gain, order = self._judge(candidates, yardstick, measure=self._checks is None)
         if self._checks is not None:
             candidates = [candidates[index] for index in order[: self._checks]]
             outlook, gain, order = self._judge(candidates, yardstick, measure=True)
@@ -207,6 +214,16 @@ class GreyBoxSampler(BaseSampler):
                 candidate = Candidate(self._space.at_random(rng), RANDOM)
             if candidate.params not in history:
                 found.setdefault(key_of(candidate.params), candidate)
+        return list(found.values())
+
+    def _next_to(self, leaders: Sequence[Candidate], history: History, rng: random.Random) -> list[Candidate]:
+        """The leaders, and untried recipes that differ from one of them in little: local search, as in Hutter et al."""
+        found = {key_of(leader.params): leader for leader in leaders}
+        for index in range(NEAR):
+            params, origin = leaders[index % len(leaders)]
+            near = Candidate(self._space.neighbour(params, rng), REFINED + origin.removeprefix(REFINED))
+            if near.params not in history:
+                found.setdefault(key_of(near.params), near)
         return list(found.values())
 
     def _other_finalizers(self, history: History, rng: random.Random) -> Candidate:

@@ -242,7 +242,7 @@ def test_reasons_tell_where_a_recipe_came_from_and_what_was_expected() -> None:
     study = run(sampler, 30)
     assert set(origins(sampler)[:STARTUP]) == {"free exploration"}
     modelled = {number: reason for number, reason in sampler.reasons.items() if reason.gain is not None}
-    assert any(reason.origin.startswith("neighbour of trial") for reason in modelled.values())
+    assert any("neighbour of trial" in reason.origin for reason in modelled.values())
     for number, reason in modelled.items():
         assert reason.expected is not None
         assert reason.expected[1:] == pytest.approx(study.trials[number].values[1:])  # given, so exactly known
@@ -258,7 +258,9 @@ def test_the_free_share_is_kept_at_every_time(exploration: float) -> None:
 
 
 def test_each_part_can_be_switched_off() -> None:
-    alone = GreyBoxSampler(SPACE, candidates=96, neighbours=False, underneath=None, exploration=0.0, cost_aware=False)
+    alone = GreyBoxSampler(
+        SPACE, candidates=96, refinements=0, neighbours=False, underneath=None, exploration=0.0, cost_aware=False
+    )
     run(alone, 16)
     assert set(origins(alone)[STARTUP:]) == {"random candidate"}
     assert all(reason.seconds is None for reason in alone.reasons.values())
@@ -269,9 +271,15 @@ def test_each_part_can_be_switched_off() -> None:
 
 def test_another_sampler_underneath_offers_candidates() -> None:
     nsga = optuna.samplers.NSGAIISampler(population_size=4, seed=0)
-    sampler = GreyBoxSampler(SPACE, underneath=nsga, candidates=2, neighbours=False, exploration=0.0)
+    sampler = GreyBoxSampler(SPACE, underneath=nsga, candidates=2, refinements=0, neighbours=False, exploration=0.0)
     run(sampler, 30)
     assert "candidate of NSGAIISampler" in origins(sampler)
+
+
+def test_refinements_go_on_from_the_best_candidates() -> None:
+    sampler = GreyBoxSampler(SPACE, candidates=8, neighbours=False, underneath=None, exploration=0.0)
+    run(sampler, 25)
+    assert "refined random candidate" in origins(sampler)
 
 
 def test_only_as_many_costs_are_asked_for_as_allowed() -> None:

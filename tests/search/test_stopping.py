@@ -265,5 +265,5 @@ def test_the_result_says_what_was_stopped(search: Search, settings: Settings, ca
     assert as_data(run)["rungs"] == {"1/9": {"trials": 2, "rank_correlation": None, "stopped": 1}}
     print_result(run)
     told = capsys.readouterr().out
-    assert "Stopping spared the rest of 1 trainings, which may have taken about 8 s, in 0 s." in told
+    assert "Stopping spared the rest of a training, which may have taken about 8 s, in 0 s." in told
     assert "Rung at 1/9 of the epochs: 2 trials are too few" in told
