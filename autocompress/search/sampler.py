@@ -36,7 +36,7 @@ NEIGHBOURS = 0.6
 """Share of the candidates that are neighbours of the front."""
 FINALIZERS = 0.15
 """Share of the candidates that are other finalizers on what was trained before, where trainings are shared."""
-LEADERS, NEAR = 8, 256
+LEADERS, NEAR = 8, 128
 """The candidates that a refinement goes on from, and how many candidates next to them it looks at."""
 STARTUP = 15
 """Proposals before the model has a say: free exploration first, so that little of it is due soon after."""
@@ -103,7 +103,7 @@ class GreyBoxSampler(BaseSampler):
         neighbours: bool = True,
         underneath: BaseSampler | Literal["tpe"] | None = "tpe",
         exploration: float = 0.3,
-        candidates: int = 512,
+        candidates: int = 256,
         refinements: int = 2,
         cost_aware: bool = True,
         seconds: Seconds | None = None,
