@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# AOTInductor's C++ around a model's kernels is the same for each model, seconds of templates; kernels are optimized.
+os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -19,11 +23,11 @@ torch.set_num_threads(1)
 collect_ignore = ["third_party_plugin"]  # its tests run where it is installed: see test_third_party_plugin.py
 
 LONGEST = (
-    "search/test_search.py", "contract/test_contract_of_pruning.py", "contract/test_contract_of_quantization.py",
-    "search/test_sharing.py", "contract/test_contract_of_compiled.py", "search/test_interruption.py",
-    "contract/test_contract_of_distillation.py", "test_third_party_plugin.py", "contract/test_contract_of_exported.py",
-    "measure/test_two_searches.py", "search/test_finals.py", "plugins/test_acceleration.py",
-    "search/test_rung_search.py", "plugins/test_onnx.py", "search/test_prospect.py", "contract/",
+    "search/test_search.py", "contract/test_contract_of_convnets.py", "contract/test_contract_of_transformers.py",
+    "search/test_interruption.py", "contract/test_contract_of_generators.py", "contract/test_contract_of_recurrent.py",
+    "contract/test_contract_of_perceptrons.py", "measure/test_two_searches.py", "test_third_party_plugin.py",
+    "search/test_finals.py", "plugins/test_onnx.py", "plugins/test_acceleration.py", "search/test_sharing.py",
+    "search/test_rung_search.py", "search/test_prospect.py", "contract/",
 )  # fmt: skip
 """Files that start first, so that the processes which share the tests end together; searches among files that wait for
 nobody, since several searches at once would only wait for each other."""
@@ -57,6 +61,16 @@ def tiny_data(samples: int, seed: int) -> TensorDataset:
     """Features (samples, 8) whose class is the largest of the first three."""
     features = torch.randn(samples, 8, generator=torch.Generator().manual_seed(seed))
     return TensorDataset(features, features[:, :3].argmax(dim=1))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def onnx_operators() -> Iterator[None]:
+    """onnxscript parses the source of all its operators for each export, which takes a second: here once a process."""
+    from onnxscript._framework_apis import torch_2_11
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_2_11, "get_torchlib_ops", functools.cache(torch_2_11.get_torchlib_ops))
+        yield
 
 
 @pytest.fixture

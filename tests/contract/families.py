@@ -1,29 +1,51 @@
-"""The contract on all families; a file a technique, so that processes can share the work."""
+"""The contract on all families; a file a kind of model, so that processes can share the work."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors.torch import save_file
 
-from autocompress import Method, Task, Technique
+from autocompress import Method, Task
 from autocompress.artifact import seal, write_model
 from autocompress.plugins import registry
-from autocompress.testing import MethodContract, alone_in_recipe
+from autocompress.testing import MethodContract, UnderTest, alone_in_recipe
 from autocompress.testing_families import FAMILIES
-from tests.contract.other_process import named_outputs
+from tests.contract.other_process import named
+
+CHECKS = {
+    check: arguments
+    for check in vars(MethodContract).values()
+    if inspect.isfunction(check) and (arguments := inspect.getfullargspec(check).args[1:]) != ["method"]
+}
+"""What the contract asks of a method and a task, in order, and the fixtures that each check looks at."""
+
+SLOW_TO_LOAD = ("torch_compile",)
+"""They compile again where they are loaded."""
+
+EVERYWHERE = bool(os.environ.get("AUTOCOMPRESS_ALL_FAMILIES"))
+"""Whether all that is saved is loaded in another process, and not some of it."""
 
 
-class FamilyContract(MethodContract):
-    """With one process more, which loads what all methods saved."""
+class FamilyContract(UnderTest):
+    """All checks of a method and a family in one test, since a test costs more than most checks."""
 
-    tasks = FAMILIES
+    def test_family(
+        self, method: Method, task_name: str, request: pytest.FixtureRequest, subtests: pytest.Subtests
+    ) -> None:
+        applicable = self.reason(method, self.tasks[task_name]()) is None
+        for check, arguments in CHECKS.items():
+            if applicable or arguments == ["method", "task_name"]:
+                with subtests.test(check.__name__):
+                    check(self, **{name: request.getfixturevalue(name) for name in arguments})
 
     def test_artifacts_load_in_another_process(self, tmp_path: Path) -> None:
         """One process for all, since a process takes seconds to start; what is wrong is told by method and family."""
@@ -33,7 +55,7 @@ class FamilyContract(MethodContract):
             folder.mkdir()
             write_model(folder, made, alone_in_recipe(method), self.target, registry())
             seal(folder)
-            save_file(named_outputs(made.model, task, self.target), tmp_path / f"{folder.name}.outputs")
+            save_file(named(self.outputs_once(method, task)), tmp_path / f"{folder.name}.outputs")
             allowed[folder.name] = method.reload_error
         assert allowed, "a method is applicable to a family"
         process = subprocess.run(
@@ -49,36 +71,14 @@ class FamilyContract(MethodContract):
         assert wrong == {}, "outputs differ by more than reload_error, or the artifact does not load"
 
     def pairs(self) -> Iterator[tuple[Method, Task]]:
-        """Each method with two of the families that it is applicable to, other ones for other methods."""
+        """Each method with one or two of these families that it is applicable to, other ones for other methods."""
         for turn, method in enumerate(self.methods_under_test()):
             tasks = [task for factory in self.tasks.values() if self.reason(method, task := factory()) is None]
             first = turn % max(len(tasks), 1)
             turned = tasks[first:] + tasks[:first]
-            yield from ((method, task) for task in (turned if EVERYWHERE else turned[:2]))
+            count = len(turned) if EVERYWHERE else 1 if method.name in SLOW_TO_LOAD else 2
+            yield from ((method, task) for task in turned[:count])
 
 
-COMPILED = ("torch_compile", "aot_inductor", "pt2e_int8_static")
-"""They compile C++ for half a minute a model."""
-EXPORTED = ("onnx_runtime", "onnx_int8_static", "onnx_int8_dynamic")
-"""They export a model for some seconds."""
-VARIANTS = (
-    "structured_batch_norm_scale", "structured_error_change", "structured_hessian", "structured_lamp",
-    "structured_random",
-)  # fmt: skip
-"""They differ from `structured_magnitude` and `structured_taylor` only in how channels are ranked."""
-EVERYWHERE = bool(os.environ.get("AUTOCOMPRESS_ALL_FAMILIES"))
-"""Whether those, too, are tested on every family, and all that is saved is loaded elsewhere: half an hour."""
-
-
-def methods_of(technique: Technique) -> list[Method]:
-    """The installed methods of a technique that are quick enough for every family."""
-    slow = COMPILED + EXPORTED + VARIANTS  # have files of their own
-    return [m for m in registry().methods.values() if m.technique is technique and m.name not in slow]
-
-
-def methods_named(names: Sequence[str]) -> list[Method]:
-    return [registry().get(name) for name in names]
-
-
-def some_families(*names: str) -> dict[str, Callable[[], Task]]:
+def families(*names: str) -> dict[str, Callable[[], Task]]:
     return {name: FAMILIES[name] for name in names}

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 from autocompress import Artifact, Target, testing_tasks
 from autocompress.compress import COMPARED_SAMPLES
 from autocompress.effect import output_error, outputs
 from autocompress.errors import first_line
-from autocompress.task import Task
 from autocompress.tensors import to_device
 from autocompress.testing_families import FAMILIES
 
@@ -29,16 +27,15 @@ def load_all(folder: Path, target: Target) -> dict[str, float | str]:
         try:
             artifact = Artifact(path)
             model = artifact.load(task.source(artifact.student), target, native_code=True)
-            made = named_outputs(model, task, target)
+            made = named(outputs(model, to_device(task.inputs(COMPARED_SAMPLES), target.torch_device)))
             found[path.name] = output_error(list(made.values()), [expected[name] for name in made])
         except Exception as error:  # the plugin's, told by the test
             found[path.name] = first_line(error)
     return found
 
 
-def named_outputs(model: nn.Module, task: Task, target: Target) -> dict[str, torch.Tensor]:
-    """All floating-point outputs for a few inputs, by their place."""
-    made = outputs(model, to_device(task.inputs(COMPARED_SAMPLES), target.torch_device))
+def named(made: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A model's outputs by their place."""
     return {str(index): tensor.contiguous().clone() for index, tensor in enumerate(made)}
 
 

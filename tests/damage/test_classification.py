@@ -10,7 +10,6 @@ from scipy import special, stats
 from sklearn.metrics import log_loss, recall_score
 from statsmodels.stats.contingency_tables import mcnemar
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 from autocompress.damage import Classification, damage
 from autocompress.damage.answers import calibration_error
@@ -30,6 +29,9 @@ def judged(baseline: Tensor, outputs: Tensor, targets: Tensor, margin: float | N
 @settings(max_examples=40, deadline=None)
 @given(cases())
 def test_the_figures_are_those_of_other_packages(drawn: Case) -> None:
+    # Seconds to import: in no process that runs other tests.
+    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+
     baseline, outputs, targets = (tensor.double() if tensor.is_floating_point() else tensor for tensor in drawn)
     head, count = judged(*drawn).answers, outputs.shape[1]
     sides = {"before": baseline, "after": outputs}

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 from torch import Tensor
-from torchmetrics.functional.text import perplexity
 
 from autocompress.damage import Tokens, damage
 from tests.damage.logits import case
@@ -35,6 +34,8 @@ def judged(baseline: Tensor, outputs: Tensor, targets: Tensor, margin: float | N
 def test_the_figures_are_those_of_other_packages(count: int, length: int, seed: int) -> None:
     baseline, outputs, targets = sequences(count, length, seed)
     head = judged(baseline, outputs, targets)
+    from torchmetrics.functional.text import perplexity  # seconds to import
+
     ratio = perplexity(outputs, targets, ignore_index=-100) / perplexity(baseline, targets, ignore_index=-100)
     assert head.perplexity_ratio == pytest.approx(float(ratio), rel=1e-4)
     real = targets != -100

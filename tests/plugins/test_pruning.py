@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import torch_pruning as tp
-import torchvision  # type: ignore[import-untyped]
 from autocompress_pruning import (
     AttentionHeads,
     LayerDropping,
@@ -103,10 +102,17 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in leaves(model).items()}
 
 
+def resnet18() -> nn.Module:
+    from torchvision.models import resnet18  # type: ignore[import-untyped]
+
+    model: nn.Module = resnet18(num_classes=5)
+    return model
+
+
 CASES: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "convnet": lambda: (images().trained_model(), torch.randn(4, 3, 8, 8)),
     "residual": lambda: (Residual(), torch.randn(4, 3, 8, 8)),
-    "resnet18": lambda: (torchvision.models.resnet18(num_classes=5), torch.randn(2, 3, 32, 32)),
+    "resnet18": lambda: (resnet18(), torch.randn(2, 3, 32, 32)),
 }
 
 
@@ -521,7 +527,7 @@ def test_the_block_without_effect_is_dropped() -> None:
 
 
 def test_no_list_is_emptied_and_ratio_is_of_blocks() -> None:
-    task = make_task(torchvision.models.resnet18(num_classes=5), torch.randn(8, 3, 32, 32))
+    task = make_task(resnet18(), torch.randn(8, 3, 32, 32))
     method = LayerDropping()
     assert len(decide(task, method, ratio=0.4)["dropped"]) == 2  # of 5 that keep their shape
     model = pruned(task, method, ratio=0.8)

@@ -21,19 +21,19 @@ ROOT = Path(__file__).parents[2]
 SPACE = "methods: {faulty: {fault: [none, pause]}}\n"
 
 
-def command(folder: Path, trials: int) -> list[str]:
+def command(folder: Path, trials: int, workers: int) -> list[str]:
     search = ["search", "tests.search.searching:task", "--space", str(folder / "space.yaml"), "--limit", "size <= 1 GB"]
     where = ["--runs", str(folder / "runs"), "--target", "cpu@1", "--trials", str(trials), "--latency-seconds", "0.1"]
-    where += ["--hardware-seconds", "0", "--no-probe"]
+    where += ["--hardware-seconds", "0", "--no-probe", "--workers", str(workers)]
     return [sys.executable, "-m", "autocompress", *search, *where, "--json"]
 
 
 @contextmanager
-def started(folder: Path, site: Path, trials: int) -> Iterator[subprocess.Popen[str]]:
+def started(folder: Path, site: Path, trials: int, workers: int = 1) -> Iterator[subprocess.Popen[str]]:
     """The search in a process group of its own, and all of it gone at the end."""
     environment = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command(folder, trials), cwd=ROOT, env=environment, text=True, start_new_session=True,
+        command(folder, trials, workers), cwd=ROOT, env=environment, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
@@ -102,7 +102,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, plugin_site: Path) -> Story:
         out, told = process.communicate(timeout=60)
     assert process.returncode == 0, told
     stopped, states_then, after_ctrl_c = json.loads(out), states(folder), finished_trials(folder)
-    with started(folder, plugin_site, 400) as process:
+    with started(folder, plugin_site, 400, workers=2) as process:
         wait_for_trials(folder, len(after_ctrl_c) + 2)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
