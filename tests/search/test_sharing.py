@@ -16,11 +16,11 @@ from tests.conftest import tiny_data, tiny_model
 from tests.search import counting_plugin
 from tests.search.counting_plugin import DEADLY
 
-KINDS, WAYS = 4, 4
+KINDS, WAYS = 8, 5
 
 
 def recipes() -> list[Recipe]:
-    """16 that share 4 prefixes, those of one prefix side by side, so that two workers want it at the same time."""
+    """40 that share 8 prefixes, those of one prefix side by side, so that two workers want it at the same time."""
     return [
         Recipe(
             steps=(Step(method="counted", params={"kind": kind}), Step(method="finish", params={"way": way})),
@@ -89,7 +89,7 @@ def test_the_run_says_what_the_store_spared(run: Run, capsys: pytest.CaptureFixt
     assert savings.spared_s == pytest.approx(expected)
     assert as_data(run)["savings"] == savings.plain()
     print_result(run)
-    assert f"The store spared 11 of 15 trainings, about {expected:.3g} s." in capsys.readouterr().out
+    assert f"The store spared 31 of 39 trainings, about {expected:.3g} s." in capsys.readouterr().out
 
 
 def test_a_trials_log_says_that_it_waited_or_took_what_was_there(run: Run) -> None:
