@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Subset
 
+from autocompress.content import Content, Unknown
 from autocompress.data import Samples, batches, data_digest, take
 from autocompress.errors import InvalidInput, did_you_mean, first_line
 from autocompress.leaves import leaves
@@ -159,15 +160,54 @@ class Task:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 that tells whether a run continues this task: of the model, and of what the data sets hold.
+        """SHA-256 that tells whether a run continues this task: of models, loss, and what the data sets hold.
 
-        Of large data sets some samples are looked at, and none of those that differ each time they are read.
+        Code may be commented and move to another file. Of large data sets some samples are looked at, and none of those
+        that differ each time they are read; what else cannot be told does not count.
         """
         model = self.trained_model()
         digests = [weights_digest(model), *(type(module).__qualname__ for module in model.modules())]
-        for data in (self.train, self.validation, self.test):
-            digests += [str(len(data)), data_digest(data)]
+        teachers = {f"teacher {index}": teacher for index, teacher in enumerate(self.teachers)}
+        models: dict[str, Model] = {"model": self.trained_model, **teachers, **self.students}
+        for name, source in models.items():
+            digests += [name, _if_told(functools.partial(model_digest, source, sources=False))]
+        for code in (self.loss, self.collate):
+            digests.append(_if_told(functools.partial(_code_digest, code)))
+        for data in (self.train, self.validation, self.test, self.calibration, self.unlabelled):
+            digests += ["none"] if data is None else [str(len(data)), _if_told(functools.partial(data_digest, data))]
         return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+def model_digest(source: Model, *, sources: bool = True) -> str:
+    """SHA-256 of all that a model's modules hold and of their code; for `sources` see `Content`.
+
+    Raises Unknown, with what is to be said of the model, and InvalidInput if it cannot be built.
+    """
+    try:
+        first, second = (Content(sources=sources).feed(built(source)).hexdigest() for _ in range(2))
+    except Unknown as kind:
+        raise Unknown(f"holds {kind}") from None
+    if first != second:
+        raise Unknown("differs each time it is built")
+    return first
+
+
+def built(source: Model) -> nn.Module:
+    """A fresh module on the CPU, in eval mode; fresh weights are the same each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build(source).cpu().eval()
+
+
+def _code_digest(code: Any) -> str:
+    return Content(sources=False).feed(code).hexdigest()
+
+
+def _if_told(tell: Callable[[], str]) -> str:
+    try:
+        return tell()
+    except Exception:  # Unknown, and the user's code
+        return ""
 
 
 def weights_digest(model: nn.Module) -> str:

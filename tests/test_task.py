@@ -188,3 +188,41 @@ def test_the_fingerprint_tells_models_and_data_apart(task: Task) -> None:
         replace(task, validation=TensorDataset(task.validation[:][0], 2 - task.validation[:][1])),
     ]
     assert len({task.fingerprint, *(other.fingerprint for other in others)}) == 6
+
+
+def frozen() -> nn.Module:
+    model = tiny_model()
+    next(model.parameters()).requires_grad_(False)
+    return model
+
+
+def broken(index: int) -> Any:
+    raise OSError(f"sample {index} is corrupt")
+
+
+class Unreadable:
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> Any:
+        return broken(index)
+
+
+def test_the_fingerprint_tells_trainings_apart(task: Task) -> None:
+    others = [
+        replace(task, model=frozen),
+        replace(task, loss=nn.functional.mse_loss),
+        replace(task, loss=lambda outputs, targets: 2 * nn.functional.cross_entropy(outputs, targets)),
+        replace(task, loss=lambda outputs, targets: 3 * nn.functional.cross_entropy(outputs, targets)),
+        replace(task, students={"small": tiny_model}),
+        replace(task, teachers=(tiny_model,)),
+        replace(task, unlabelled=[torch.zeros(8)]),
+        replace(task, calibration=tiny_data(8, 1)),
+    ]
+    assert len({task.fingerprint, *(other.fingerprint for other in others)}) == 1 + len(others)
+
+
+def test_what_cannot_be_told_does_not_hinder_a_run_that_goes_on(task: Task) -> None:
+    lock = threading.Lock()
+    for change in ({"loss": lambda *_: lock}, {"train": Unreadable()}, {"students": {"none": raising}}):
+        assert replace(task, **change).fingerprint == replace(task, **change).fingerprint

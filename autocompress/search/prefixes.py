@@ -13,23 +13,16 @@ from importlib import metadata
 import torch
 from filelock import FileLock, Timeout
 
-from autocompress.batch_norm import recalibrate
-from autocompress.checkpoint import Checkpoint
-from autocompress.compress import train_recipe
 from autocompress.errors import first_line
 from autocompress.measure.device import Target
 from autocompress.plugins import Registry
 from autocompress.prefix import Trained
 from autocompress.recipe import Recipe
-from autocompress.search.identity import code_digest
+from autocompress.search.identity import code_digest, engine_digest
 from autocompress.search.store import Store
-from autocompress.stall import Stall
-from autocompress.training import train
 
 HALTED = ".halted"
 """What follows the key of a training that is not finished."""
-ENGINE = (train_recipe, train, Checkpoint, Stall, recalibrate)
-"""What of the engine has a say in trained weights; its version alone would not tell a change to a checkout."""
 Paused = Callable[[], AbstractContextManager[None]]
 
 
@@ -74,7 +67,7 @@ class StoredPrefixes:
             "task": self._access.identity,
             "prefix": prefix.plain(),
             "plugins": [self._registry.plugin_of(method.name).release for method in methods],
-            "code": [*(code_digest(type(method)) for method in methods), *map(code_digest, ENGINE)],
+            "code": [*(code_digest(type(method)) for method in methods), engine_digest()],
             "engine": metadata.version("autocompress"),
             "seed": self._seed,
             "device": f"{self._target.torch_device.type} x{self._target.threads}",
