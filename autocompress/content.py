@@ -253,7 +253,7 @@ def is_library(module: str) -> bool:
 def source_digest(module: str) -> str:
     """SHA-256 of the module's source file; empty without one."""
     file = getattr(sys.modules.get(module), "__file__", None)
-    return file_digest(Path(file)) if file and file.endswith(".py") and Path(file).is_file() else ""
+    return file_digest(Path(file)) if file and file.endswith(".py") else ""
 
 
 @functools.cache

@@ -112,11 +112,16 @@ class Task:
 
     def check(self) -> None:
         """Raises InvalidInput for what would fail every trial: empty data, a model that cannot be built or run."""
-        for split in ("train", "validation", "test"):
+        pairs = ["train", "validation", "test", *(["calibration"] if self.calibration is not None else [])]
+        for split in pairs:
             _check_split(split, getattr(self, split))
+        if self.unlabelled is not None:
+            _check_indexed("unlabelled", self.unlabelled)
         model = self.trained_model()
-        for split in ("train", "validation", "test"):
+        for split in pairs:
             self._check_batch(split, model)
+        if self.unlabelled is not None and len(self.unlabelled):
+            self._check_unlabelled(self.unlabelled, model)
         self._check_factory(model)
 
     def _check_factory(self, model: nn.Module) -> None:
@@ -148,6 +153,18 @@ class Task:
             raise InvalidInput(f"the model must take a batch of the {split} data, but: {first_line(error)}") from error
         if split == "validation":
             self._check_metrics(outputs, targets)
+
+    def _check_unlabelled(self, data: Samples, model: nn.Module) -> None:
+        collate, target = self.collate, self.train[0][1]
+        try:
+            inputs = take([(data[0], target)], 2, collate)
+            with torch.no_grad():
+                call(model, inputs)
+        except Exception as error:  # the user's data
+            raise InvalidInput(
+                "unlabelled data must give inputs that make a batch for the model, without targets,"
+                f" but: {first_line(error)}"
+            ) from error
 
     def _check_metrics(self, outputs: Any, targets: Any) -> None:
         for metric in self.metrics:
@@ -254,11 +271,15 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
 
 
 def _check_split(name: str, data: Samples) -> None:
+    if _check_indexed(name, data) == 0:
+        raise InvalidInput(f"{name} data must have samples, but it is empty")
+
+
+def _check_indexed(name: str, data: Samples) -> int:
+    """The length."""
     if isinstance(data, DataLoader):
         raise InvalidInput(f"{name} data must be a data set, but got a DataLoader: pass its `dataset` and `collate`")
     try:
-        length = len(data)
+        return len(data)
     except TypeError:
         raise InvalidInput(f"{name} data must have a length and indices, but got {type(data).__name__}") from None
-    if length == 0:
-        raise InvalidInput(f"{name} data must have samples, but it is empty")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from autocompress import Metric, Task
 from autocompress.errors import InvalidInput
@@ -49,6 +49,19 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no validation data": ({"validation": EMPTY}, "validation data must have samples, but it is empty"),
     "no test data": ({"test": EMPTY}, "test data must have samples, but it is empty"),
     "a stream": ({"train": Stream()}, "train data must have a length and indices, but got Stream"),
+    "unlabelled data without a length": (
+        {"unlabelled": Stream()},
+        "unlabelled data must have a length and indices, but got Stream",
+    ),
+    "unlabelled data of another shape": (
+        {"unlabelled": [torch.zeros(5)]},
+        "unlabelled data must give inputs that make a batch for the model, .*shapes cannot be multiplied",
+    ),
+    "a loader of calibration data": (
+        {"calibration": DataLoader(tiny_data(8, 1))},
+        "calibration data must be a data set, but got a DataLoader",
+    ),
+    "no calibration data": ({"calibration": EMPTY}, "calibration data must have samples, but it is empty"),
     "samples that are no pairs": (
         {"validation": TensorDataset(torch.ones(4, 8))},
         r"validation data must give \(inputs,",
