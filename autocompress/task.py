@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Subset
 
+from autocompress.content import Content, Unknown
 from autocompress.data import Samples, batches, data_digest, take
 from autocompress.errors import InvalidInput, did_you_mean, first_line
 from autocompress.leaves import leaves
@@ -111,11 +112,16 @@ class Task:
 
     def check(self) -> None:
         """Raises InvalidInput for what would fail every trial: empty data, a model that cannot be built or run."""
-        for split in ("train", "validation", "test"):
+        pairs = ["train", "validation", "test", *(["calibration"] if self.calibration is not None else [])]
+        for split in pairs:
             _check_split(split, getattr(self, split))
+        if self.unlabelled is not None:
+            _check_indexed("unlabelled", self.unlabelled)
         model = self.trained_model()
-        for split in ("train", "validation", "test"):
+        for split in pairs:
             self._check_batch(split, model)
+        if self.unlabelled is not None and len(self.unlabelled):
+            self._check_unlabelled(self.unlabelled, model)
         self._check_factory(model)
 
     def _check_factory(self, model: nn.Module) -> None:
@@ -148,6 +154,18 @@ class Task:
         if split == "validation":
             self._check_metrics(outputs, targets)
 
+    def _check_unlabelled(self, data: Samples, model: nn.Module) -> None:
+        collate, target = self.collate, self.train[0][1]
+        try:
+            inputs = take([(data[0], target)], 2, collate)
+            with torch.no_grad():
+                call(model, inputs)
+        except Exception as error:  # the user's data
+            raise InvalidInput(
+                "unlabelled data must give inputs that make a batch for the model, without targets,"
+                f" but: {first_line(error)}"
+            ) from error
+
     def _check_metrics(self, outputs: Any, targets: Any) -> None:
         for metric in self.metrics:
             try:
@@ -159,15 +177,54 @@ class Task:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 that tells whether a run continues this task: of the model, and of what the data sets hold.
+        """SHA-256 that tells whether a run continues this task: of models, loss, and what the data sets hold.
 
-        Of large data sets some samples are looked at, and none of those that differ each time they are read.
+        Code may be commented and move to another file. Of large data sets some samples are looked at, and none of those
+        that differ each time they are read; what else cannot be told does not count.
         """
         model = self.trained_model()
         digests = [weights_digest(model), *(type(module).__qualname__ for module in model.modules())]
-        for data in (self.train, self.validation, self.test):
-            digests += [str(len(data)), data_digest(data)]
+        teachers = {f"teacher {index}": teacher for index, teacher in enumerate(self.teachers)}
+        models: dict[str, Model] = {"model": self.trained_model, **teachers, **self.students}
+        for name, source in models.items():
+            digests += [name, _if_told(functools.partial(model_digest, source, sources=False))]
+        for code in (self.loss, self.collate):
+            digests.append(_if_told(functools.partial(_code_digest, code)))
+        for data in (self.train, self.validation, self.test, self.calibration, self.unlabelled):
+            digests += ["none"] if data is None else [str(len(data)), _if_told(functools.partial(data_digest, data))]
         return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+def model_digest(source: Model, *, sources: bool = True) -> str:
+    """SHA-256 of all that a model's modules hold and of their code; for `sources` see `Content`.
+
+    Raises Unknown, with what is to be said of the model, and InvalidInput if it cannot be built.
+    """
+    try:
+        first, second = (Content(sources=sources).feed(built(source)).hexdigest() for _ in range(2))
+    except Unknown as kind:
+        raise Unknown(f"holds {kind}") from None
+    if first != second:
+        raise Unknown("differs each time it is built")
+    return first
+
+
+def built(source: Model) -> nn.Module:
+    """A fresh module on the CPU, in eval mode; fresh weights are the same each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build(source).cpu().eval()
+
+
+def _code_digest(code: Any) -> str:
+    return Content(sources=False).feed(code).hexdigest()
+
+
+def _if_told(tell: Callable[[], str]) -> str:
+    try:
+        return tell()
+    except Exception:  # Unknown, and the user's code
+        return ""
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -214,11 +271,15 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
 
 
 def _check_split(name: str, data: Samples) -> None:
+    if _check_indexed(name, data) == 0:
+        raise InvalidInput(f"{name} data must have samples, but it is empty")
+
+
+def _check_indexed(name: str, data: Samples) -> int:
+    """The length."""
     if isinstance(data, DataLoader):
         raise InvalidInput(f"{name} data must be a data set, but got a DataLoader: pass its `dataset` and `collate`")
     try:
-        length = len(data)
+        return len(data)
     except TypeError:
         raise InvalidInput(f"{name} data must have a length and indices, but got {type(data).__name__}") from None
-    if length == 0:
-        raise InvalidInput(f"{name} data must have samples, but it is empty")

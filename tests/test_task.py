@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from autocompress import Metric, Task
 from autocompress.errors import InvalidInput
@@ -49,6 +49,19 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no validation data": ({"validation": EMPTY}, "validation data must have samples, but it is empty"),
     "no test data": ({"test": EMPTY}, "test data must have samples, but it is empty"),
     "a stream": ({"train": Stream()}, "train data must have a length and indices, but got Stream"),
+    "unlabelled data without a length": (
+        {"unlabelled": Stream()},
+        "unlabelled data must have a length and indices, but got Stream",
+    ),
+    "unlabelled data of another shape": (
+        {"unlabelled": [torch.zeros(5)]},
+        "unlabelled data must give inputs that make a batch for the model, .*shapes cannot be multiplied",
+    ),
+    "a loader of calibration data": (
+        {"calibration": DataLoader(tiny_data(8, 1))},
+        "calibration data must be a data set, but got a DataLoader",
+    ),
+    "no calibration data": ({"calibration": EMPTY}, "calibration data must have samples, but it is empty"),
     "samples that are no pairs": (
         {"validation": TensorDataset(torch.ones(4, 8))},
         r"validation data must give \(inputs,",
@@ -188,3 +201,41 @@ def test_the_fingerprint_tells_models_and_data_apart(task: Task) -> None:
         replace(task, validation=TensorDataset(task.validation[:][0], 2 - task.validation[:][1])),
     ]
     assert len({task.fingerprint, *(other.fingerprint for other in others)}) == 6
+
+
+def frozen() -> nn.Module:
+    model = tiny_model()
+    next(model.parameters()).requires_grad_(False)
+    return model
+
+
+def broken(index: int) -> Any:
+    raise OSError(f"sample {index} is corrupt")
+
+
+class Unreadable:
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> Any:
+        return broken(index)
+
+
+def test_the_fingerprint_tells_trainings_apart(task: Task) -> None:
+    others = [
+        replace(task, model=frozen),
+        replace(task, loss=nn.functional.mse_loss),
+        replace(task, loss=lambda outputs, targets: 2 * nn.functional.cross_entropy(outputs, targets)),
+        replace(task, loss=lambda outputs, targets: 3 * nn.functional.cross_entropy(outputs, targets)),
+        replace(task, students={"small": tiny_model}),
+        replace(task, teachers=(tiny_model,)),
+        replace(task, unlabelled=[torch.zeros(8)]),
+        replace(task, calibration=tiny_data(8, 1)),
+    ]
+    assert len({task.fingerprint, *(other.fingerprint for other in others)}) == 1 + len(others)
+
+
+def test_what_cannot_be_told_does_not_hinder_a_run_that_goes_on(task: Task) -> None:
+    lock = threading.Lock()
+    for change in ({"loss": lambda *_: lock}, {"train": Unreadable()}, {"students": {"none": raising}}):
+        assert replace(task, **change).fingerprint == replace(task, **change).fingerprint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from autocompress.search.prefixes import StoreAccess
 from autocompress.search.settings import Settings
 from autocompress.search.store import Store
 from autocompress.search.trial import TrialContext
+
+PRIVATE = "private_store"
+"""The folder of a run with the trainings of a task that no other call can know again."""
 
 
 def trial_context(settings: Settings, folder: RunFolder, store: StoreAccess | None) -> TrialContext:
@@ -36,13 +40,20 @@ def store_access(settings: Settings, display: Display) -> StoreAccess | None:
     if settings.store is None:
         return None
     try:
-        Store(settings.store, settings.store_bytes)
+        Store(settings.store, settings.store_bytes).check()
     except Exception as error:  # of the file system, or of what fsspec needs for a URL
         raise InvalidInput(
             f"store {settings.store!r} must be a folder or URL that can be written, but: {first_line(error)};"
             " name another one, or search without (--no-store)"
         ) from error
-    identity = task_identity(settings.task)
+    identity, url = task_identity(settings.task), settings.store
     if identity.private:
         display.private_store(identity.private)
-    return StoreAccess(settings.store, settings.store_bytes, identity.digest)
+        url = _emptied(settings.run / PRIVATE)
+    return StoreAccess(url, settings.store_bytes, identity.digest)
+
+
+def _emptied(folder: Path) -> str:
+    """Nobody else ever asks for what lies there, not even this run when it goes on."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return str(folder.resolve())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
@@ -13,23 +14,18 @@ from importlib import metadata
 import torch
 from filelock import FileLock, Timeout
 
-from autocompress.batch_norm import recalibrate
-from autocompress.checkpoint import Checkpoint
-from autocompress.compress import train_recipe
 from autocompress.errors import first_line
 from autocompress.measure.device import Target
 from autocompress.plugins import Registry
 from autocompress.prefix import Trained
 from autocompress.recipe import Recipe
-from autocompress.search.identity import code_digest
+from autocompress.search.identity import code_digest, engine_digest
 from autocompress.search.store import Store
-from autocompress.stall import Stall
-from autocompress.training import train
 
 HALTED = ".halted"
 """What follows the key of a training that is not finished."""
-ENGINE = (train_recipe, train, Checkpoint, Stall, recalibrate)
-"""What of the engine has a say in trained weights; its version alone would not tell a change to a checkout."""
+PATIENCE_S = 3600.0
+"""How long whoever trains a prefix is waited for, where a trial's minutes do not say it."""
 Paused = Callable[[], AbstractContextManager[None]]
 
 
@@ -56,10 +52,9 @@ class StoredPrefixes:
         patience_s: float | None = None,
         paused: Paused = nullcontext,
     ) -> None:
-        """Whoever trains a prefix is waited for, `patience_s` at most, in the context that `paused` gives."""
-        self._store = Store(access.url, access.limit_bytes)
+        """Whoever trains a prefix is waited for, `patience_s` or an hour at most, in the context of `paused`."""
         self._access, self._registry, self._target, self._seed = access, registry, target, seed
-        self._patience_s, self._paused = patience_s, paused
+        self._patience_s, self._paused = PATIENCE_S if patience_s is None else patience_s, paused
         self.waited_s = 0.0
         """How long the last claim waited."""
 
@@ -74,7 +69,7 @@ class StoredPrefixes:
             "task": self._access.identity,
             "prefix": prefix.plain(),
             "plugins": [self._registry.plugin_of(method.name).release for method in methods],
-            "code": [*(code_digest(type(method)) for method in methods), *map(code_digest, ENGINE)],
+            "code": [*(code_digest(type(method)) for method in methods), engine_digest()],
             "engine": metadata.version("autocompress"),
             "seed": self._seed,
             "device": f"{self._target.torch_device.type} x{self._target.threads}",
@@ -87,15 +82,14 @@ class StoredPrefixes:
         key, self.waited_s = self.key(prefix), 0.0
         known = self._get(key)
         if known is None:
-            lock = self._store.lock(key)
-            locked = self._acquire(lock)
+            lock = self._locked(key)
             try:
                 known = self._get(key)  # whoever was waited for has it trained
                 if known is None:
                     yield self._get(key + HALTED)
                     return
             finally:
-                if locked:
+                if lock is not None:
                     lock.release()
         print(f"trained before, in {known.seconds:.1f} s: taken from the store ({key[:12]})")
         yield known
@@ -111,11 +105,24 @@ class StoredPrefixes:
         except Exception as error:  # a full disk, an object store out of reach
             print(f"the training could not be stored: {first_line(error)}")
 
+    @functools.cached_property
+    def _store(self) -> Store:
+        return Store(self._access.url, self._access.limit_bytes)
+
     def _get(self, key: str) -> Trained | None:
         try:
             return self._store.get(key)
         except Exception as error:  # an object store out of reach
             print(f"the store could not be read: {first_line(error)}")
+            return None
+
+    def _locked(self, key: str) -> FileLock | None:
+        """The prefix's lock, or None if it cannot be had: then two may train it, which is only slower."""
+        try:
+            lock = self._store.lock(key)
+            return lock if self._acquire(lock) else None
+        except Exception as error:  # a full disk, another user's file, a file system without locks
+            print(f"the prefix cannot be locked, so others may train it too: {first_line(error)}")
             return None
 
     def _acquire(self, lock: FileLock) -> bool:
@@ -128,7 +135,7 @@ class StoredPrefixes:
         start = time.monotonic()
         try:
             with self._paused():
-                lock.acquire(timeout=-1 if self._patience_s is None else self._patience_s)
+                lock.acquire(timeout=self._patience_s)
         except Timeout:
             return False
         finally:

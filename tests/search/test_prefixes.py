@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,11 +176,49 @@ def test_a_training_that_fails_frees_the_prefix(tmp_path: Path) -> None:
 
 def test_a_store_that_cannot_be_written_costs_no_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = prefixes(tmp_path)
-    (tmp_path / "entries").rmdir()
+    (tmp_path / "entries").write_text("in the way")
     with store.claim(PRUNED) as known:
         assert known is None
         store.keep(PRUNED, TRAINED)
-    assert "could not be stored: FileNotFoundError" in capsys.readouterr().out
+    assert "could not be stored: NotADirectoryError" in capsys.readouterr().out
+
+
+def test_a_store_that_is_gone_is_made_anew(tmp_path: Path) -> None:
+    for _ in range(2):
+        store = prefixes(tmp_path / "store")
+        with store.claim(PRUNED) as known:
+            assert known is None
+            store.keep(PRUNED, TRAINED)
+        with prefixes(tmp_path / "store").claim(PRUNED) as known:
+            assert known is not None
+        shutil.rmtree(tmp_path / "store")
+
+
+def test_a_lock_that_cannot_be_had_costs_no_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = prefixes(tmp_path)
+    (tmp_path / "locks").write_text("in the way")
+    with store.claim(PRUNED) as known:
+        assert known is None
+        store.keep(PRUNED, TRAINED)
+    assert "the prefix cannot be locked, so others may train it too: NotADirectoryError" in capsys.readouterr().out
+    with store.claim(PRUNED) as known:
+        assert known is not None
+
+
+def test_a_wait_ends_without_minutes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["autocompress.search.prefixes"], "PATIENCE_S", 0.1)
+    with prefixes(tmp_path).claim(PRUNED):
+        waiting = prefixes(tmp_path)
+        with waiting.claim(PRUNED) as known:
+            assert known is None and waiting.waited_s >= 0.1
+
+
+def test_a_store_of_an_unknown_kind_costs_a_training_only(capsys: pytest.CaptureFixture[str]) -> None:
+    store = StoredPrefixes(StoreAccess("nosuch://bucket", 1, "task"), registry(), CPU, 0)
+    with store.claim(PRUNED) as known:
+        assert known is None
+        store.keep(PRUNED, TRAINED)
+    assert "could not be stored: ValueError" in capsys.readouterr().out
 
 
 WATCHED = """

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+import stat
+import tempfile
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -12,11 +18,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress import Task, search
+from autocompress import Budget, SearchSpace, Target, Task, search
 from autocompress.errors import InvalidInput
+from autocompress.plugins import registry
 from autocompress.prefix import Trained
 from autocompress.search import _store
-from autocompress.search.store import Store, _decode, _encode
+from autocompress.search.context import store_access
+from autocompress.search.display import Display
+from autocompress.search.settings import Settings
+from autocompress.search.store import LOCK_DAYS, Store, _decode, _encode
+from autocompress.space import bind
 
 KEY, OTHER = "a" * 64, "b" * 64
 
@@ -108,6 +119,73 @@ def test_where_the_store_lies(tmp_path: Path) -> None:
 def test_a_store_that_cannot_be_used_is_said_before_the_first_trial(store: str, task: Task, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=f"store '{store}' must be a folder or URL that can be written, but: "):
         search(task, space="quickstart", store=store, runs=tmp_path, target="cpu@1", progress=False)
+
+
+def test_a_store_of_one_process_is_refused() -> None:
+    with pytest.raises(ValueError, match="each process has a memory:// of its own"):
+        Store("memory://x", 10**6).check()
+
+
+def test_a_check_writes_and_leaves_nothing(store: Store, tmp_path: Path) -> None:
+    store.check()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    shutil.rmtree(tmp_path / "entries")
+    (tmp_path / "entries").symlink_to("/proc/self/fdinfo")  # a folder in which nobody can make a file
+    with pytest.raises(OSError, match="entries"):
+        store.check()
+
+
+@pytest.mark.parametrize(("folder", "file"), [(0o755, 0o644), (0o2775, 0o664), (0o700, 0o600)])
+def test_who_can_use_the_folder_can_use_its_files(folder: int, file: int, tmp_path: Path) -> None:
+    root = tmp_path / "shared"
+    root.mkdir()
+    root.chmod(folder)
+    store = Store(root, 10**6)
+    store.put(KEY, trained())
+    with store.lock(KEY):
+        pass
+    assert [stat.S_IMODE((root / name).stat().st_mode) for name in ("entries", "locks")] == [folder] * 2
+    assert [stat.S_IMODE((root / name).stat().st_mode) for name in (f"entries/{KEY}", f"locks/{KEY}.lock")] == [
+        file
+    ] * 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user for a while")
+def test_what_another_user_wrote_is_served() -> None:
+    with tempfile.TemporaryDirectory() as root:
+        Path(root).chmod(0o755)
+        Store(root, 10**6).put(KEY, trained())
+        os.seteuid(65534)
+        try:
+            assert Store(root, 10**6).get(KEY) is not None
+        finally:
+            os.seteuid(0)
+
+
+def test_old_locks_are_forgotten(store: Store, tmp_path: Path) -> None:
+    for key, age in ((KEY, 86400 * (LOCK_DAYS + 1)), (OTHER, 0)):
+        with store.lock(key):
+            pass
+        os.utime(tmp_path / "locks" / f"{key}.lock", (time.time() - age,) * 2)
+    store.check()
+    assert [path.name for path in (tmp_path / "locks").iterdir()] == [f"{OTHER}.lock"]
+
+
+def test_what_cannot_be_known_again_stays_out_of_a_shared_store(task: Task, tmp_path: Path) -> None:
+    lock, target = threading.Lock(), Target("cpu")
+
+    def locked(outputs: Any, targets: Any) -> Any:
+        with lock:
+            return task.loss(outputs, targets)
+
+    for loss, place in ((task.loss, "shared"), (locked, "run/private_store")):
+        settings = Settings(
+            replace(task, loss=loss), SearchSpace(), (), Budget(), (target,), tmp_path / "run", (), 0, 1,
+            1.0, 0, False, store=str(tmp_path / "shared"),
+        )  # fmt: skip
+        with Display(settings, bind(settings.space, task, registry(), target), registry()) as display:
+            access = store_access(settings, display)
+        assert access is not None and access.url == str(tmp_path / place)
 
 
 def test_a_limit_below_nothing_is_refused(task: Task, tmp_path: Path) -> None:
