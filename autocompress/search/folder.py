@@ -127,7 +127,7 @@ def _check_same(path: Path, record: RunRecord, config: RunConfig) -> None:
             f"run {str(path)!r} has format {old_record.format}, but this autocompress writes {record.format}"
         )
     if old_record != record:
-        raise RunError(f"run {str(path)!r} was made with another model, data or metrics: choose another --name")
+        raise RunError(f"run {str(path)!r} was made with another model, loss, data or metrics: choose another --name")
     for name in ("space", "limits", "targets", "seed", "methods"):
         if getattr(old_config, name) != getattr(config, name):
             values = ""

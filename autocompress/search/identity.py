@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import re
 import secrets
 import sys
 import time
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,6 +78,18 @@ def code_digest(kind: type) -> str:
     """
     packages = dict.fromkeys(base.__module__.partition(".")[0] for base in kind.__mro__)
     return " ".join(_package_digest(name) for name in packages if name not in ("autocompress", "torch", "builtins"))
+
+
+@functools.cache
+def requirements_of(distribution: str) -> dict[str, str]:
+    """The versions of what a distribution depends on; extras, which ship models and train none, are left out."""
+    versions = {}
+    for requirement in metadata.requires(distribution) or ():
+        name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+        with contextlib.suppress(metadata.PackageNotFoundError):  # not needed on this platform
+            if "extra ==" not in requirement:
+                versions[name] = metadata.version(name)
+    return versions
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from autocompress.measure.device import Target
 from autocompress.plugins import Registry
 from autocompress.prefix import Trained
 from autocompress.recipe import Recipe
-from autocompress.search.identity import code_digest, engine_digest
+from autocompress.search.identity import code_digest, engine_digest, requirements_of
 from autocompress.search.store import Store
 
 HALTED = ".halted"
@@ -65,10 +65,12 @@ class StoredPrefixes:
         make of the processor is not, so that nodes that differ a little can share.
         """
         methods = [self._registry.get(step.method) for step in prefix.steps]
+        plugins = [self._registry.plugin_of(method.name) for method in methods]
         parts = {
             "task": self._access.identity,
             "prefix": prefix.plain(),
-            "plugins": [self._registry.plugin_of(method.name).release for method in methods],
+            "plugins": [plugin.release for plugin in plugins],
+            "libraries": [requirements_of(plugin.distribution) for plugin in plugins],
             "code": [*(code_digest(type(method)) for method in methods), engine_digest()],
             "engine": metadata.version("autocompress"),
             "seed": self._seed,

@@ -116,7 +116,7 @@ def test_another_search_is_refused(change: dict[str, Any], message: str, setting
 )
 def test_another_task_is_refused(change: dict[str, Any], settings: Settings) -> None:
     open_and_close(settings)
-    with pytest.raises(RunError, match="was made with another model, data or metrics: choose another --name"):
+    with pytest.raises(RunError, match="was made with another model, loss, data or metrics: choose another --name"):
         open_and_close(replace(settings, task=replace(settings.task, **change)))
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch.utils.data import TensorDataset
 
 from autocompress import Metric, Task
 from autocompress.content import file_digest
-from autocompress.search.identity import _package_digest, code_digest, task_identity
+from autocompress.search.identity import _package_digest, code_digest, requirements_of, task_identity
 from autocompress.task import model_digest
 from tests.conftest import tiny_data, tiny_model
 
@@ -235,6 +236,12 @@ def test_another_file_of_a_package_is_another_version_of_its_methods(
         kept.cache_clear()
     digests.append(code_digest(sys.modules.pop("own_methods").Own))
     assert digests[0] and digests[0] != digests[1]
+
+
+def test_libraries_that_methods_stand_on_are_told_without_extras() -> None:
+    told = requirements_of("autocompress")
+    assert told["torch-pruning"] == metadata.version("torch-pruning")
+    assert not {"pytest", "onnx"} & told.keys()
 
 
 def test_reading_has_a_time_bound() -> None:
