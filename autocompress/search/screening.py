@@ -172,19 +172,32 @@ def judgeable(limit: Limit, scores: Scores) -> bool:
 def at_best(scores: Scores, baseline: Scores) -> dict[str, float]:
     """The scores with all that measuring may be off by in their favour, also that the machine is slow just now."""
     best = dict(scores) | {"size_bytes": scores["size_bytes"] * (1 - SIZE_ERROR)}
-    for name in [name for name in scores if name == "speedup" or name.startswith("speedup[")]:
-        end = name.removeprefix("speedup")
-        best[name] = scores[f"speedup_high{end}"] * (1 + scores[f"resolution{end}"])
-        usual = min(scores[f"baseline_latency_ms{end}"], baseline[f"latency_ms{end}"])
-        best[f"latency_ms{end}"] = usual / best[name]
-    return best
+    for end in _ends(scores):
+        best[f"speedup{end}"] = scores[f"speedup_high{end}"] * (1 + scores[f"resolution{end}"])
+    return best | usual_latencies(best, baseline)
+
+
+def usual_latencies(scores: Scores, baseline: Scores) -> dict[str, float]:
+    """Those that follow from the speedups and the baseline's usual latencies, or its latest ones where those are less:
+    what was measured in a slow moment of the machine says little of an absolute latency.
+    """
+    latest = {end: scores[f"baseline_latency_ms{end}"] for end in _ends(scores)}
+    return {
+        f"latency_ms{end}": min(baseline_ms, baseline[f"latency_ms{end}"]) / scores[f"speedup{end}"]
+        for end, baseline_ms in latest.items()
+    }
 
 
 def is_ahead(rival: Scores, hoped: Scores) -> bool:
     """Whether a rival is clearly smaller and clearly faster on every target; not where latency was not measured."""
-    names = [name for name in hoped if name == "speedup" or name.startswith("speedup[")]
+    names = [f"speedup{end}" for end in _ends(hoped)]
     smaller = rival["size_bytes"] <= (1 - AHEAD) * hoped["size_bytes"]
     return bool(names) and smaller and all((1 - AHEAD) * rival[name] >= hoped[name] for name in names)
+
+
+def _ends(scores: Scores) -> list[str]:
+    """What the names of the scores of each target end in, if latency was measured."""
+    return [name.removeprefix("speedup") for name in scores if name == "speedup" or name.startswith("speedup[")]
 
 
 def _finalizers(work: Compression) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from autocompress.search.stopping import Stopping
 from autocompress.search.study import Proposal, SearchStudy
 from autocompress.space import bind
 
-BASELINE = {"accuracy": 0.9, "size_bytes": 1000.0, "speedup": 1.0}
+BASELINE = {"accuracy": 0.9, "size_bytes": 1000.0, "speedup": 1.0, "latency_ms": 1.0}
 SHIPPED = {"speedup_low": 1.0, "speedup_high": 1.0, "resolution": 0.0, "latency_ms": 1.0, "baseline_latency_ms": 1.0}
 
 
