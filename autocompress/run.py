@@ -164,8 +164,21 @@ class Run:
 
     @functools.cached_property
     def _ended(self) -> list[tuple[FrozenTrial, Outcome]]:
-        ends = ((trial, outcome_of(trial)) for trial in self._frozen)
+        ends = ((trial, self._outcome(trial)) for trial in self._frozen)
         return [(trial, outcome) for trial, outcome in ends if outcome is not None and outcome.counts]
+
+    def _outcome(self, trial: FrozenTrial) -> Outcome | None:
+        """Raises RunError for a scored trial that lacks a score."""
+        file = self.path / STUDY_FILE
+        outcome = outcome_of(trial, file)
+        if outcome is not None and outcome.scored:
+            ends = [target_suffix(target, self.config.targets) for target in self.config.targets]
+            times = [f"{name}{end}" for end in ends for name in ("latency_ms", "speedup")]
+            needed = ["size_bytes", *times, *(metric.name for metric in self.metrics)]
+            missing = [name for name in needed if name not in outcome.scores]
+            if missing:
+                raise RunError(_unreadable(file, trial, f"it has no {', '.join(missing)}"))
+        return outcome
 
     @functools.cached_property
     def _frozen(self) -> list[FrozenTrial]:
@@ -210,7 +223,7 @@ class Run:
     @functools.cached_property
     def _interrupted(self) -> set[str]:
         """The keys of the recipes of trials that were interrupted."""
-        ends = ((trial, outcome_of(trial)) for trial in self._frozen)
+        ends = ((trial, self._outcome(trial)) for trial in self._frozen)
         return {_recipe_of(trial).key for trial, outcome in ends if outcome and outcome.state == INTERRUPTED}
 
     @property
@@ -317,10 +330,17 @@ def _recipe_of(trial: FrozenTrial) -> Recipe:
     return Recipe.parse(trial.user_attrs[RECIPE], f"trial {trial.number}")
 
 
-def outcome_of(trial: FrozenTrial) -> Outcome | None:
-    """How a trial of the study ended, if it did."""
+def outcome_of(trial: FrozenTrial, file: str | Path = STUDY_FILE) -> Outcome | None:
+    """How a trial of the study ended, if it did. Raises RunError, naming the study's file, where that is not told."""
     data = trial.user_attrs.get(OUTCOME)
-    return None if data is None else Outcome(**data)
+    try:
+        return None if data is None else Outcome(**data)
+    except TypeError as error:
+        raise RunError(_unreadable(file, trial, first_line(error))) from error
+
+
+def _unreadable(file: str | Path, trial: FrozenTrial, reason: str) -> str:
+    return f"{file} is damaged or of another version of autocompress: of trial {trial.number}, {reason}"
 
 
 def _frozen_trials(database: Path) -> list[FrozenTrial]:
