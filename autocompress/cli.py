@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,15 +36,22 @@ LimitOption = Annotated[list[str] | None, typer.Option("--limit", help="Like 'ac
 
 
 def main() -> None:
-    """Run the command line: a user's mistake is one line on stderr and exit code 1, Ctrl-C outside a search 130."""
+    """Run the command line: a user's mistake is one line on stderr and exit code 1, Ctrl-C outside of trials 130."""
     try:
         app()
     except AutocompressError as error:
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", markup=False)
         sys.exit(1)
+
+
+@contextlib.contextmanager
+def _to_be_continued() -> Iterator[None]:
+    """Says so when Ctrl-C ends a search where it has no trials yet, or none any more; typer itself says nothing."""
+    try:
+        yield
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
-        sys.exit(130)
+        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -85,7 +93,7 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Search for compressed models; the same command again continues the run."""
-    with contextlib.redirect_stdout(sys.stderr):  # what the user's code prints is no part of the result
+    with _to_be_continued(), contextlib.redirect_stdout(sys.stderr):  # what the user's code prints is no result
         run = autocompress.search(
             load_task(task),
             space=space,

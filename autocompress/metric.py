@@ -9,8 +9,8 @@ from typing import Any
 from autocompress.errors import InvalidInput
 
 RESERVED = frozenset(
-    "state size_bytes size latency_ms latency baseline_latency_ms speedup speedup_low speedup_high resolution recipe"
-    " error method plugin work_s".split()
+    "trial state size_bytes size latency_ms latency baseline_latency_ms speedup speedup_low speedup_high resolution"
+    " recipe proposed error method plugin work_s".split()
 )
 """Columns of the trials' table and subjects of limits."""
 

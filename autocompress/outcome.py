@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from statistics import fmean
+from statistics import median
 from typing import Any
 
 OK, INFEASIBLE, SCREENED, STOPPED, INTERRUPTED = "ok", "infeasible", "screened", "stopped", "interrupted"
@@ -35,7 +35,7 @@ class Outcome:
     training_s: float = 0.0
     """Those of them that were spent training."""
     spared_s: float = 0.0
-    """Seconds that its training had taken in an earlier trial, from which it was taken."""
+    """Seconds that its training had taken before, in another trial or until it was interrupted."""
     screening_s: float = 0.0
     """Seconds spent finding out before the training whether it is hopeless."""
     rungs: dict[str, float] = field(default_factory=dict)
@@ -43,8 +43,12 @@ class Outcome:
     data and before it is finalized."""
     rungs_s: float = 0.0
     """Seconds spent scoring it there and keeping its training."""
-    unspent_s: float = 0.0
-    """Of a stopped trial, an estimate of what the rest of its training would have taken."""
+    epochs: int = 0
+    """Those of its training that were done, here or before."""
+    epochs_left: int = 0
+    """Of a screened or stopped trial, those that its training still had."""
+    prefix: str = ""
+    """The same for all recipes that share a training; empty where none is shared."""
 
     @property
     def scored(self) -> bool:
@@ -84,36 +88,44 @@ class Savings:
     spared_s: float
     """What those trainings had taken when they were done."""
     screened: int
-    """Trials that ended before their training since they were hopeless."""
+    """Trainings that were not begun, since every trial that wanted them was hopeless."""
     screened_s: float | None
-    """An estimate of what those trainings would have taken: the mean of all others; None where there is no other."""
+    """An estimate of what those would have taken: their epochs times the median of what an epoch took, of trainings
+    that went on to their end if there are any; None where nothing was trained."""
     screening_s: float
     """What looking took, at all trials."""
     stopped: int
-    """Trials that ended at a rung of their training, and did not go on later."""
+    """Trainings that ended at a rung, and that no trial went on with later."""
     stopped_s: float
-    """An estimate of what the rest of those trainings would have taken: as many seconds an epoch as before."""
+    """An estimate of what the rest of those would have taken, in the same way."""
     rungs_s: float
     """What rungs took, at all trials."""
 
     @classmethod
     def of(cls, outcomes: Iterable[Outcome]) -> Savings:
-        """Of trials, where one that was stopped and went on later is one (see `as_one`)."""
+        """Of trials, where one that was stopped or interrupted and went on later is one (see `as_one`, `own`).
+
+        A training that several trials share is saved once, and not at all if one of them did it in the end.
+        """
         known = list(outcomes)
-        seconds = [(outcome, outcome.training_s + outcome.spared_s) for outcome in known]
-        trainings = sum(spent > 0 for _, spent in seconds)
-        trained = [spent for outcome, spent in seconds if spent and outcome.state != STOPPED]
+        epoch_s = _epoch_s(known)
         spared = [outcome.spared_s for outcome in known if outcome.spared_s]
-        screened = sum(outcome.state == SCREENED for outcome in known)
+        screened, stopped = [], []
+        for sharing in _by_prefix(known):
+            begun = [outcome.epochs_left for outcome in sharing if outcome.epochs]
+            if begun:
+                stopped += [min(begun)] if min(begun) else []
+            elif sharing[0].state == SCREENED:
+                screened.append(sharing[0].epochs_left)
         return cls(
-            trainings=trainings,
+            trainings=sum(outcome.training_s + outcome.spared_s > 0 for outcome in known),
             spared=len(spared),
             spared_s=sum(spared),
-            screened=screened,
-            screened_s=screened * fmean(trained) if trained else None,
+            screened=len(screened),
+            screened_s=None if epoch_s is None else epoch_s * sum(screened),
             screening_s=sum(outcome.screening_s for outcome in known),
-            stopped=sum(outcome.state == STOPPED for outcome in known),
-            stopped_s=sum(outcome.unspent_s for outcome in known),
+            stopped=len(stopped),
+            stopped_s=(epoch_s or 0.0) * sum(stopped),
             rungs_s=sum(outcome.rungs_s for outcome in known),
         )
 
@@ -147,6 +159,29 @@ def as_one(stopped: Outcome, later: Outcome) -> Outcome:
         rungs=stopped.rungs | later.rungs,
         rungs_s=stopped.rungs_s + later.rungs_s,
     )
+
+
+def own(outcome: Outcome) -> Outcome:
+    """A trial that was interrupted before and run again: what it found trained was its own training."""
+    return replace(outcome, training_s=outcome.training_s + outcome.spared_s, spared_s=0.0)
+
+
+def _by_prefix(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
+    """Those that share a training together."""
+    groups: dict[str | int, list[Outcome]] = {}
+    for place, outcome in enumerate(outcomes):
+        groups.setdefault(outcome.prefix or place, []).append(outcome)
+    return list(groups.values())
+
+
+def _epoch_s(outcomes: Sequence[Outcome]) -> float | None:
+    """The median over trainings of what an epoch took. The first one takes longer than others, so those that ended
+    early tell too much; they are taken only where no training went on to its end.
+    """
+    trained = [outcome for outcome in outcomes if outcome.epochs and outcome.training_s + outcome.spared_s]
+    whole = [outcome for outcome in trained if not outcome.epochs_left]
+    epochs = [(outcome.training_s + outcome.spared_s) / outcome.epochs for outcome in whole or trained]
+    return median(epochs) if epochs else None
 
 
 def failure(cause: str, error: str, method: str = "", plugin: str = "", work_s: float = 0.0) -> Outcome:

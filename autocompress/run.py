@@ -24,7 +24,7 @@ from autocompress.folders import device_folder, trial_folder
 from autocompress.limits import Limit, parse_limits, target_suffix
 from autocompress.measure.device import Target
 from autocompress.metric import Metric
-from autocompress.outcome import Outcome, Savings, as_one
+from autocompress.outcome import INTERRUPTED, Outcome, Savings, as_one, own
 from autocompress.prospect import Prospect, read_prospect
 from autocompress.recipe import Recipe
 from autocompress.rungs import RungReport, rung_reports
@@ -155,10 +155,7 @@ class Run:
     @functools.cached_property
     def all_trials(self) -> dict[int, tuple[Recipe, Outcome]]:
         """Recipe and outcome of every trial that ended and counts, by number."""
-        return {
-            trial.number: (Recipe.parse(trial.user_attrs[RECIPE], f"trial {trial.number}"), outcome)
-            for trial, outcome in self._ended
-        }
+        return {trial.number: (_recipe_of(trial), outcome) for trial, outcome in self._ended}
 
     @functools.cached_property
     def proposed(self) -> dict[int, dict[str, Any]]:
@@ -167,8 +164,25 @@ class Run:
 
     @functools.cached_property
     def _ended(self) -> list[tuple[FrozenTrial, Outcome]]:
-        ends = ((trial, outcome_of(trial)) for trial in _frozen_trials(self.path / STUDY_FILE))
+        ends = ((trial, self._outcome(trial)) for trial in self._frozen)
         return [(trial, outcome) for trial, outcome in ends if outcome is not None and outcome.counts]
+
+    def _outcome(self, trial: FrozenTrial) -> Outcome | None:
+        """Raises RunError for a scored trial that lacks a score."""
+        file = self.path / STUDY_FILE
+        outcome = outcome_of(trial, file)
+        if outcome is not None and outcome.scored:
+            ends = [target_suffix(target, self.config.targets) for target in self.config.targets]
+            times = [f"{name}{end}" for end in ends for name in ("latency_ms", "speedup")]
+            needed = ["size_bytes", *times, *(metric.name for metric in self.metrics)]
+            missing = [name for name in needed if name not in outcome.scores]
+            if missing:
+                raise RunError(_unreadable(file, trial, f"it has no {', '.join(missing)}"))
+        return outcome
+
+    @functools.cached_property
+    def _frozen(self) -> list[FrozenTrial]:
+        return _frozen_trials(self.path / STUDY_FILE)
 
     @functools.cached_property
     def left_out(self) -> dict[str, str]:
@@ -196,13 +210,21 @@ class Run:
 
     @functools.cached_property
     def _whole_trials(self) -> dict[int, Outcome]:
-        """The outcomes, where a trial that was stopped and the one that went on with it are one."""
+        """The outcomes, where a trial that was stopped or interrupted and the one that went on with it are one."""
         whole = {number: outcome for number, (_, outcome) in self.all_trials.items()}
         for number in list(whole):
             stopped = whole.pop(self.proposed[number].get(PROMOTED, -1), None)
             if stopped is not None:
                 whole[number] = as_one(stopped, whole[number])
+            if self.all_trials[number][0].key in self._interrupted:
+                whole[number] = own(whole[number])
         return whole
+
+    @functools.cached_property
+    def _interrupted(self) -> set[str]:
+        """The keys of the recipes of trials that were interrupted."""
+        ends = ((trial, self._outcome(trial)) for trial in self._frozen)
+        return {_recipe_of(trial).key for trial, outcome in ends if outcome and outcome.state == INTERRUPTED}
 
     @property
     def scored(self) -> dict[int, dict[str, float]]:
@@ -304,10 +326,21 @@ class Run:
         ]
 
 
-def outcome_of(trial: FrozenTrial) -> Outcome | None:
-    """How a trial of the study ended, if it did."""
+def _recipe_of(trial: FrozenTrial) -> Recipe:
+    return Recipe.parse(trial.user_attrs[RECIPE], f"trial {trial.number}")
+
+
+def outcome_of(trial: FrozenTrial, file: str | Path = STUDY_FILE) -> Outcome | None:
+    """How a trial of the study ended, if it did. Raises RunError, naming the study's file, where that is not told."""
     data = trial.user_attrs.get(OUTCOME)
-    return None if data is None else Outcome(**data)
+    try:
+        return None if data is None else Outcome(**data)
+    except TypeError as error:
+        raise RunError(_unreadable(file, trial, first_line(error))) from error
+
+
+def _unreadable(file: str | Path, trial: FrozenTrial, reason: str) -> str:
+    return f"{file} is damaged or of another version of autocompress: of trial {trial.number}, {reason}"
 
 
 def _frozen_trials(database: Path) -> list[FrozenTrial]:

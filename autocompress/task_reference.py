@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copyreg
+import functools
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,3 +72,18 @@ def _load_file(path: Path) -> ModuleType:
     spec.loader.exec_module(module)
     modules_from_files.append(module)
     return module
+
+
+def _reduce_cached(cached: functools._lru_cache_wrapper[Any]) -> str | tuple[Any, ...]:
+    """A cached function of a task's file by value, as its other functions; any other by name, as it is anyway."""
+    if sys.modules.get(cached.__module__) not in modules_from_files:
+        return cached.__qualname__
+    parameters = cached.cache_parameters()
+    return _cached, (cached.__wrapped__, parameters["maxsize"], parameters["typed"])
+
+
+def _cached(function: Callable[..., Any], maxsize: int | None, typed: bool) -> Callable[..., Any]:
+    return functools.lru_cache(maxsize, typed)(function)
+
+
+copyreg.pickle(functools._lru_cache_wrapper, _reduce_cached)  # cloudpickle would take it by name in any case

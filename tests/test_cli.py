@@ -114,3 +114,18 @@ def test_a_mistake_in_a_process_of_its_own(mistake: str, folder: Path) -> None:
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith("error: ") and message in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+def test_ctrl_c_before_the_first_trial_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine_interrupted.py"
+    file.write_text("def task():\n    raise KeyboardInterrupt\n")
+    monkeypatch.setattr(sys, "argv", ["autocompress", "search", f"{file}:task"])
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setattr("autocompress.task_reference.modules_from_files", [])
+    with pytest.raises(SystemExit) as exited:
+        cli.main()
+    assert exited.value.code == 130
+    assert capfd.readouterr() == ("", "interrupted; the same command continues\n")
+    del sys.modules["autocompress_task_mine_interrupted"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +18,10 @@ from autocompress.errors import ArtifactError, AutocompressError, InvalidInput, 
 from autocompress.final import Final
 from autocompress.folders import partial_folder, publish, trial_folder
 from autocompress.limits import parse_limits
-from autocompress.outcome import OK, Outcome, failure
+from autocompress.metric import RESERVED
+from autocompress.outcome import INTERRUPTED, OK, Outcome, failure
 from autocompress.plugins import registry
+from autocompress.report.data import status_data
 from autocompress.search.folder import open_run
 from autocompress.search.settings import Settings
 from autocompress.search.study import SearchStudy
@@ -106,6 +111,34 @@ def test_a_row_a_trial_with_failures_and_without_interruptions(run: Run) -> None
     assert (failed["error"], failed["method"], failed["plugin"]) == ("RuntimeError: no kernel", "pack", "acme 1.0")
     assert failed[["accuracy", "size_bytes", "speedup"]].isna().all()
     assert trials["work_s"].sum() == 5 * 1.5 + 0.5
+
+
+def test_a_training_that_was_interrupted_and_went_on_is_not_spared(task: Task, tmp_path: Path) -> None:
+    trained = replace(scored(0.9, 500, 1.5), training_s=1.0, spared_s=2.0, epochs=3)
+    outcomes = [(Recipe(), scored(0.9, 1000, 1.0)), (pack(8), Outcome(INTERRUPTED)), (pack(8), trained)]
+    savings = Run(make_run(task, tmp_path / "run", [*outcomes, (pack(4), trained)])).savings
+    assert (savings.trainings, savings.spared, savings.spared_s) == (2, 1, 2.0)
+
+
+def test_a_study_that_lacks_a_score_or_tells_another_is_said_to_be_unreadable(task: Task, tmp_path: Path) -> None:
+    scores = dict(scored(0.9, 1000, 1.0).scores)
+    del scores["accuracy"], scores["size_bytes"]
+    path = make_run(task, tmp_path / "run", [(Recipe(), scored(0.9, 1000, 1.0))])
+    database = sqlite3.connect(path / "study.db")
+    for attribute, message in (
+        ({"state": OK, "scores": scores}, "of trial 0, it has no size_bytes, accuracy"),
+        ({"state": OK, "scores": scores, "mood": 1}, "of trial 0, TypeError: .*'mood'"),
+    ):
+        with database:
+            text = json.dumps(attribute)
+            database.execute("update trial_user_attributes set value_json = ? where key = 'outcome'", [text])
+        with pytest.raises(RunError, match=f"study.db is damaged or of another version of autocompress: {message}"):
+            status_data(Run(path))
+    database.close()
+
+
+def test_no_metric_has_the_name_of_a_column() -> None:
+    assert {*COLUMNS, "trial"} - {"accuracy", "test_accuracy"} <= RESERVED
 
 
 def test_the_front_meets_the_limits_and_is_beaten_by_none(run: Run) -> None:

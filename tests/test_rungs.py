@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.outcome import INFEASIBLE, OK, STOPPED, Outcome, Savings, as_one
+from autocompress.outcome import INFEASIBLE, OK, SCREENED, STOPPED, Outcome, Savings, as_one, own
 from autocompress.rungs import RUNGS, rank_correlation, rung_reports, rungs_of
 
 
@@ -45,10 +47,13 @@ def test_rank_correlation_by_hand() -> None:
 
 
 def scored(rung: float, end: float, state: str = OK) -> Outcome:
-    return Outcome(state, {"accuracy": end}, training_s=9.0, rungs={"1/9": 0.1, "1/3": rung}, rungs_s=0.5)
+    return Outcome(state, {"accuracy": end}, training_s=9.0, epochs=9, rungs={"1/9": 0.1, "1/3": rung}, rungs_s=0.5)
 
 
-STOPPED_ONE = Outcome(STOPPED, {"size_bytes": 9.0}, training_s=3.0, work_s=4.0, rungs={"1/9": 0.2}, unspent_s=24.0)
+STOPPED_ONE = Outcome(
+    STOPPED, {"size_bytes": 9.0}, training_s=3.0, work_s=4.0, rungs={"1/9": 0.2}, epochs=1, epochs_left=8
+)
+SCREENED_ONE = Outcome(SCREENED, {"size_bytes": 9.0}, screening_s=0.1, epochs_left=4)
 
 
 def test_a_report_counts_what_was_scored_and_what_was_stopped() -> None:
@@ -63,13 +68,38 @@ def test_a_report_counts_what_was_scored_and_what_was_stopped() -> None:
 
 def test_savings_tell_what_stopping_spared() -> None:
     savings = Savings.of([scored(0.1, 0.2), STOPPED_ONE])
-    assert (savings.stopped, savings.stopped_s, savings.rungs_s, savings.trainings) == (1, 24.0, 0.5, 2)
-    assert any("rest of 1 trainings, which may have taken about 24 s, in 0.5 s" in line for line in savings.lines())
+    assert (savings.stopped, savings.rungs_s, savings.trainings) == (1, 0.5, 2)
+    assert savings.stopped_s == 8  # a second an epoch, as in the training that went on, and not three as in its first
+    assert any("rest of a training, which may have taken about 8 s, in 0.5 s" in line for line in savings.lines())
+    assert Savings.of([STOPPED_ONE]).stopped_s == 24  # there is nothing else to go by
+
+
+def test_savings_tell_what_screening_spared() -> None:
+    savings = Savings.of([scored(0.1, 0.2), SCREENED_ONE, SCREENED_ONE])
+    assert (savings.screened, savings.screened_s, savings.screening_s) == (2, 8.0, 0.2)
+    assert Savings.of([SCREENED_ONE]).screened_s is None
+
+
+def test_a_training_that_several_trials_share_is_saved_once() -> None:
+    stopped, screened = (replace(outcome, prefix="a") for outcome in (STOPPED_ONE, SCREENED_ONE))
+    sibling = replace(stopped, training_s=0.0, spared_s=3.0)
+    further = replace(stopped, training_s=2.0, spared_s=3.0, epochs=3, epochs_left=6)
+    savings = Savings.of([scored(0.1, 0.2), stopped, sibling, further, screened])
+    assert (savings.stopped, savings.stopped_s) == (1, 6.0)
+    assert (savings.spared, savings.spared_s, savings.screened) == (2, 6.0, 0)
+    assert Savings.of([screened] * 8 + [scored(0.1, 0.2)]).screened_s == 4
+
+
+def test_what_was_trained_in_the_end_was_not_saved() -> None:
+    finished = replace(scored(0.1, 0.2), prefix="a")
+    savings = Savings.of([finished, *(replace(outcome, prefix="a") for outcome in (STOPPED_ONE, SCREENED_ONE))])
+    assert (savings.stopped, savings.stopped_s, savings.screened, savings.screened_s) == (0, 0.0, 0, 0.0)
 
 
 def test_a_trial_that_went_on_later_is_one_that_saved_nothing() -> None:
-    later = Outcome(OK, {"accuracy": 0.9}, work_s=20.0, training_s=6.0, spared_s=3.0, rungs={"1/3": 0.5})
+    later = Outcome(OK, {"accuracy": 0.9}, work_s=20.0, training_s=6.0, spared_s=3.0, rungs={"1/3": 0.5}, epochs=9)
     whole = as_one(STOPPED_ONE, later)
-    assert (whole.training_s, whole.spared_s, whole.work_s, whole.unspent_s) == (9.0, 0.0, 24.0, 0.0)
+    assert (whole.training_s, whole.spared_s, whole.work_s, whole.epochs_left) == (9.0, 0.0, 24.0, 0)
     assert list(whole.rungs) == ["1/9", "1/3"] and whole.state == OK
     assert Savings.of([whole]).lines() == []
+    assert Savings.of([later]).spared_s == 3 and Savings.of([own(later)]).lines() == []

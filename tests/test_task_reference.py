@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import cloudpickle
 import pytest
+import torch
+from torch.utils.data import TensorDataset
 
 from autocompress import Task
 from autocompress.errors import InvalidInput
+from autocompress.plugins import registry
 from autocompress.task_reference import load_task, modules_from_files
 
 SOURCE = """
@@ -58,6 +63,45 @@ def test_a_task_of_a_file(name: str, file: Path) -> None:
     assert isinstance(task, Task)
     assert task.name == "mine"
     assert modules_from_files[-1].__file__ == str(file)
+
+
+CACHED = """
+import functools
+from torch import nn
+from tests.test_task_reference import data
+from autocompress import Task
+
+@functools.lru_cache(maxsize=7)
+def layers(count):
+    return nn.Linear(8, 3) if count == 0 else nn.Sequential(layers(count - 1))
+
+class Model:
+    @functools.cache
+    def __call__(self):
+        return layers(2)
+
+my_task = Task(model=Model(), train=data, validation=data, test=data)
+"""
+data = TensorDataset(torch.ones(4, 8), torch.zeros(4, dtype=torch.long))
+
+
+def test_cached_functions_of_a_file_reach_a_process_that_cannot_import_it(file: Path) -> None:
+    file.write_text(CACHED)
+    model = load_task(f"{file}:my_task").model
+    module = modules_from_files[-1]
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        pickled = cloudpickle.dumps((model, module.layers))
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+    del sys.modules[module.__name__]
+    there, layers = pickle.loads(pickled)
+    assert str(there()) == str(module.layers(2)) and there() is there()
+    assert layers.cache_parameters() == {"maxsize": 7, "typed": False}
+
+
+def test_other_cached_functions_go_by_name() -> None:
+    assert pickle.loads(pickle.dumps(registry)) is registry
 
 
 def test_a_file_imports_its_siblings(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

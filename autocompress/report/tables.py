@@ -21,11 +21,15 @@ def output() -> Console:
 
 
 def print_result(run: Run, console: Console | None = None) -> None:
-    """The front, and the model that fits the limits beside the baseline."""
+    """The front, if there is one, and the model that fits the limits beside the baseline."""
     console = console or output()
     where = ", ".join(run.config.targets)
-    console.print(f"Front of {len(run.all_trials)} trials, latency on {where}:", highlight=False)
-    console.print(_table(run, [run.trial(int(number)) for number in run.front.index]))
+    front = [run.trial(int(number)) for number in run.front.index]
+    if front:
+        console.print(f"Front of {len(run.all_trials)} trials, latency on {where}:", highlight=False)
+        console.print(_table(run, front))
+    else:
+        _say(console, f"None of {len(run.all_trials)} trials meets the limits, so there is no front.")
     print_failures(run, console)
     for line in run.savings.lines():
         _say(console, line)

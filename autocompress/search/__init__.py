@@ -21,6 +21,8 @@ DEFAULT_LIMITS = ("accuracy_drop <= 1%",)
 """What holds when the user names no limit and the task is judged by accuracy."""
 
 LONGEST_PROBE_S = 120.0
+SEEDS = 2**32
+"""As many as NumPy takes."""
 
 
 def search(
@@ -96,6 +98,8 @@ def search(
         raise InvalidInput(f"hardware_seconds must be a number of at least 0, but got {hardware_seconds}")
     if not 0 <= probe_seconds <= LONGEST_PROBE_S:
         raise InvalidInput(f"probe_seconds must lie in 0..{LONGEST_PROBE_S:g}, but got {probe_seconds}")
+    if not 0 <= seed < SEEDS:
+        raise InvalidInput(f"seed must lie in 0..{SEEDS - 1}, but got {seed}")
     if workers is not None and workers < 1:
         raise InvalidInput(f"workers must be at least 1, but got {workers}")
     if store_bytes < 0:

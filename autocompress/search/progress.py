@@ -32,6 +32,8 @@ class Progress:
     """Size and latency, as screening measured them."""
     rungs: dict[str, float] = field(default_factory=dict)
     """The objective at each rung so far."""
+    epochs: int = 0
+    """Those of its training that are done."""
     spent_s: float = 0.0
     """Of its minutes."""
     work_s: float = 0.0
@@ -59,6 +61,7 @@ class Progress:
             screening_s=self.screening_s,
             rungs=dict(self.rungs),
             rungs_s=self.rungs_s,
+            epochs=self.epochs,
         )
 
 

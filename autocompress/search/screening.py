@@ -41,7 +41,8 @@ class Hurdles:
 
     baseline: Scores
     rivals: tuple[Scores, ...] = ()
-    """The trials within all limits with the best quality so far; none while few were seen."""
+    """The trials within all limits whose quality nothing scored so far exceeds, be it the baseline or beyond a limit:
+    what might be better than all of these may be as good as that. None while few were seen."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -64,9 +65,10 @@ class Screening:
     """Looks at what would ship if it were not trained, in one worker process.
 
     A recipe is hopeless when a limit on size or time is broken with all that measuring may be off by: the whole 95 %
-    interval and the resolution of the A/A run, and 2 % of the size. It is hopeless as well when it could not enter the
-    front even with the best quality seen: then a trial that has that quality is at least 10 % smaller and, on every
-    target and beyond the interval, 10 % faster.
+    interval and the resolution of the A/A run, and 2 % of the size; an absolute latency also with how much slower than
+    usual the baseline was in the same rounds. It is hopeless as well when it could not enter the front even with the
+    best quality of all that was scored, the baseline and what breaks a limit included: then a trial within the limits
+    that has that quality is at least 10 % smaller and, on every target and beyond the interval, 10 % faster.
 
     Not looked at are recipes whose weights become zero while training, since their size says nothing before; machine
     code that this process has not compiled yet; and what took longer to screen before than training would take. What
@@ -139,7 +141,7 @@ class Screening:
         )
 
     def _judge(self, scores: dict[str, float], hurdles: Hurdles) -> None:
-        hoped = at_best(scores)
+        hoped = at_best(scores, hurdles.baseline)
         for limit in self._limits:
             if judgeable(limit, scores) and limit.violation(hoped, hurdles.baseline) > 0:
                 raise Screened(f"untrained, its {limit.miss(scores, hurdles.baseline)}", scores)
@@ -167,21 +169,35 @@ def judgeable(limit: Limit, scores: Scores) -> bool:
     return limit.upper == (limit.subject == "latency") and all(f"speedup{end}" in scores for end in limit.suffixes)
 
 
-def at_best(scores: Scores) -> dict[str, float]:
-    """The scores with all that measuring may be off by in their favour."""
+def at_best(scores: Scores, baseline: Scores) -> dict[str, float]:
+    """The scores with all that measuring may be off by in their favour, also that the machine is slow just now."""
     best = dict(scores) | {"size_bytes": scores["size_bytes"] * (1 - SIZE_ERROR)}
-    for name in [name for name in scores if name == "speedup" or name.startswith("speedup[")]:
-        end = name.removeprefix("speedup")
-        best[name] = scores[f"speedup_high{end}"] * (1 + scores[f"resolution{end}"])
-        best[f"latency_ms{end}"] = scores[f"baseline_latency_ms{end}"] / best[name]
-    return best
+    for end in _ends(scores):
+        best[f"speedup{end}"] = scores[f"speedup_high{end}"] * (1 + scores[f"resolution{end}"])
+    return best | usual_latencies(best, baseline)
+
+
+def usual_latencies(scores: Scores, baseline: Scores) -> dict[str, float]:
+    """Those that follow from the speedups and the baseline's usual latencies, or its latest ones where those are less:
+    what was measured in a slow moment of the machine says little of an absolute latency.
+    """
+    latest = {end: scores[f"baseline_latency_ms{end}"] for end in _ends(scores)}
+    return {
+        f"latency_ms{end}": min(baseline_ms, baseline[f"latency_ms{end}"]) / scores[f"speedup{end}"]
+        for end, baseline_ms in latest.items()
+    }
 
 
 def is_ahead(rival: Scores, hoped: Scores) -> bool:
     """Whether a rival is clearly smaller and clearly faster on every target; not where latency was not measured."""
-    names = [name for name in hoped if name == "speedup" or name.startswith("speedup[")]
+    names = [f"speedup{end}" for end in _ends(hoped)]
     smaller = rival["size_bytes"] <= (1 - AHEAD) * hoped["size_bytes"]
     return bool(names) and smaller and all((1 - AHEAD) * rival[name] >= hoped[name] for name in names)
+
+
+def _ends(scores: Scores) -> list[str]:
+    """What the names of the scores of each target end in, if latency was measured."""
+    return [name.removeprefix("speedup") for name in scores if name == "speedup" or name.startswith("speedup[")]
 
 
 def _finalizers(work: Compression) -> tuple[str, ...]:

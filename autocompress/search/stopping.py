@@ -11,7 +11,7 @@ from autocompress.metric import Metric
 from autocompress.outcome import STOPPED, Outcome
 from autocompress.rungs import ETA, RungReport, rung_reports
 from autocompress.search.promotion import Point, going_on, ranked
-from autocompress.search.screening import AHEAD, judgeable
+from autocompress.search.screening import AHEAD, judgeable, usual_latencies
 from autocompress.selection import time_ratios
 
 
@@ -89,6 +89,7 @@ class Stopping:
         value, scores = outcome.rungs[name], dict(outcome.scores)
         measured = [scores["size_bytes"] / baseline["size_bytes"], *time_ratios(scores)]
         costs = (-self._sign * value, *(float(round(math.log(share) / math.log1p(AHEAD))) for share in measured))
+        scores |= usual_latencies(scores, baseline)
         known = [limit for limit in self._limits if judgeable(limit, scores)]
         if gain is not None:
             scores[self._objective.name] = value + self._sign * gain

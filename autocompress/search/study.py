@@ -178,11 +178,12 @@ class SearchStudy:
         """What is known of baseline and front, for the worker to screen by."""
         if not self._screening or self.baseline is None:
             return None
+        within = [outcome.scores for outcome in self.outcomes.values() if outcome.state == OK]
+        if len(within) < LEAST_SEEN:
+            return Hurdles(self.baseline)
         name, sign = self._objective.name, 1 if self._objective.higher_is_better else -1
-        seen = [outcome.scores for outcome in self.outcomes.values() if outcome.state == OK]
-        best = max((sign * scores[name] for scores in seen), default=0.0)
-        enough = len(seen) >= LEAST_SEEN
-        return Hurdles(self.baseline, tuple(s for s in seen if enough and sign * s[name] == best))
+        best = max(sign * outcome.scores[name] for outcome in self.outcomes.values() if outcome.scored)
+        return Hurdles(self.baseline, tuple(scores for scores in within if sign * scores[name] == best))
 
     def _answer(self, outcome: Outcome | None, attributes: dict[str, Any]) -> Answer:
         """What Optuna is told of an outcome.

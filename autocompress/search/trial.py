@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import shutil
 import sys
@@ -27,6 +28,7 @@ from autocompress.measure.device import Target
 from autocompress.method import NoEffect, OutputsDiffer
 from autocompress.outcome import OK, SCREENED, STOPPED, Outcome, failure
 from autocompress.plugins import registry
+from autocompress.prefix import prefix_of
 from autocompress.recipe import Recipe
 from autocompress.rungs import rungs_of
 from autocompress.search.prefixes import StoreAccess, StoredPrefixes
@@ -102,11 +104,12 @@ class TrialRunner:
                 outcome = self._carry_out(folder, recipe, hurdles)
             except Screened as end:
                 print(f"screened: {end.reason}", file=log)
-                outcome = Outcome(SCREENED, end.scores, end.reason, work_s=time.monotonic() - started)
+                spent_s, left = time.monotonic() - started, recipe.recovery.epochs
+                outcome = Outcome(SCREENED, end.scores, end.reason, work_s=spent_s, epochs_left=left)
             except (Exception, SystemExit) as error:  # plugins' and users' code
                 traceback.print_exc(file=log)
                 outcome = self._failure(error, time.monotonic() - started)
-        outcome = self._progress.told(outcome)
+        outcome = replace(self._progress.told(outcome), prefix=self._prefix(recipe))
         (folder / HANG_FILE).unlink()
         if outcome.state == STOPPED:
             self._progress.work_s = outcome.work_s
@@ -134,8 +137,8 @@ class TrialRunner:
             worked = time.monotonic() - start - self._waited_s
             looked_s = self._progress.screening_s - screened_s
             self._progress.rungs_s += worked - trained.training_s - looked_s
-            left = recipe.recovery.epochs / trained.checkpoint.epochs - 1
-            return Outcome(STOPPED, self._progress.screened, work_s=worked, unspent_s=left * trained.seconds)
+            left = recipe.recovery.epochs - trained.checkpoint.epochs
+            return Outcome(STOPPED, self._progress.screened, work_s=worked, epochs_left=left)
         self._screening.trained(trained.seconds, recipe.recovery.epochs)
         firsts = [first for first, *_ in by_device(context.targets)]
         finalizing = time.monotonic()
@@ -173,7 +176,15 @@ class TrialRunner:
         )
         progress.training_s += trained.training_s
         progress.spared_s = max(0.0, trained.seconds - progress.training_s)
+        if trained.seconds:
+            progress.epochs = trained.checkpoint.epochs if trained.checkpoint else recipe.recovery.epochs
         return trained
+
+    def _prefix(self, recipe: Recipe) -> str:
+        """What those trials of the run have in common that share a training."""
+        if self._shared.store is None:
+            return ""
+        return hashlib.sha256(prefix_of(recipe, registry()).key.encode()).hexdigest()[:16]
 
     def _score_at_rung(self, trained: Compression, done: int, epochs: int) -> None:
         task, progress = self.context.task, self._progress

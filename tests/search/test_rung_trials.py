@@ -72,9 +72,9 @@ def test_a_trial_goes_from_rung_to_rung_to_the_same_model(
     assert set(steps[0].scores) > {"size_bytes", "speedup"} and "accuracy" not in steps[0].scores
     assert 0 < steps[0].training_s < steps[1].training_s < steps[2].training_s
     assert steps[0].screening_s == steps[2].screening_s > 0 == steps[2].spared_s
-    assert steps[0].unspent_s == pytest.approx(8 * steps[0].training_s)
-    assert steps[1].unspent_s == pytest.approx(2 * steps[1].training_s)
-    assert steps[2].unspent_s == 0 < steps[2].rungs_s < steps[2].work_s
+    assert [(step.epochs, step.epochs_left) for step in steps] == [(1, 8), (3, 6), (9, 0)]
+    assert len({step.prefix for step in steps}) == 1 and bool(steps[0].prefix) == store
+    assert 0 < steps[2].rungs_s < steps[2].work_s
     assert epochs_in(tmp_path, 1) == [f"epoch {epoch}/9" for epoch in range(1, 10)]
     torch.testing.assert_close(weights(tmp_path, 1), whole, rtol=0, atol=0)
     assert Outcome.from_json((trial_folder(tmp_path, 1) / "outcome.json").read_text()) == steps[2]
@@ -98,6 +98,7 @@ def test_others_with_the_same_prefix_go_on_from_there_too(hurdles: Hurdles, tmp_
     sibling = recipe("structured_magnitude", "soft_labels", "float16_storage")
     found = runner(tmp_path).run(2, sibling, hurdles)
     assert (found.state, found.rungs) == (STOPPED, first.rungs)
+    assert (found.prefix, found.epochs, found.spared_s) == (first.prefix, 1, first.training_s)
     assert found.scores["size_bytes"] > first.scores["size_bytes"]
     assert not list((tmp_path / "trials").glob("*/weights.safetensors"))
 

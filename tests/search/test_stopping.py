@@ -26,16 +26,18 @@ from autocompress.search.stopping import Stopping
 from autocompress.search.study import Proposal, SearchStudy
 from autocompress.space import bind
 
-BASELINE = {"accuracy": 0.9, "size_bytes": 1000.0, "speedup": 1.0}
+BASELINE = {"accuracy": 0.9, "size_bytes": 1000.0, "speedup": 1.0, "latency_ms": 1.0}
 SHIPPED = {"speedup_low": 1.0, "speedup_high": 1.0, "resolution": 0.0, "latency_ms": 1.0, "baseline_latency_ms": 1.0}
 
 
 def at(rung: float, size: float = 500.0, speedup: float = 1.0, name: str = "1/9") -> Outcome:
-    return Outcome(STOPPED, {"size_bytes": size, "speedup": speedup, **SHIPPED}, rungs={name: rung}, unspent_s=8.0)
+    scores = {"size_bytes": size, "speedup": speedup, **SHIPPED}
+    return Outcome(STOPPED, scores, rungs={name: rung}, training_s=1.0, epochs=1, epochs_left=8)
 
 
 def ended(rung: float, end: float, size: float = 500.0) -> Outcome:
-    return replace(at(rung, size), state=OK, scores=at(rung, size).scores | {"accuracy": end}, unspent_s=0.0)
+    scores = at(rung, size).scores | {"accuracy": end}
+    return replace(at(rung, size), state=OK, scores=scores, training_s=9.0, epochs=9, epochs_left=0)
 
 
 def verdicts(*outcomes: Outcome, limits: tuple[str, ...] = ()) -> list[bool]:
@@ -189,7 +191,7 @@ def test_who_is_promoted_resumes_its_recipe_and_counts_once(search: Search, sett
     search.finish(proposal.number, replace(ended(0, 0.88), rungs={"1/9": 0.6, "1/3": 0.65}))
     run = Run(settings.run)
     assert run.trials["state"][proposal.number] == "ok" and run.best().number == first.number
-    assert (run.savings.stopped, run.savings.stopped_s) == (4, 32.0)
+    assert (run.savings.stopped, run.savings.stopped_s) == (4, 32.0)  # of 8 epochs, a second each
     assert run.rungs["1/9"].trials == 3 and run.rungs["1/9"].stopped == 4
     assert not any("promoted" in told for number, told in run.proposed.items() if number != proposal.number)
 

@@ -307,3 +307,17 @@ def test_a_trial_is_told_what_it_is_up_against(opener: Opener) -> None:
     assert rivals == [0] * (LEAST_SEEN - 1) + [1] * (13 - LEAST_SEEN)
     last = proposals[-1].hurdles
     assert last is not None and last.rivals == (scored(0).scores,)  # of all those the best accuracy
+
+
+def test_nobody_is_ruled_out_as_long_as_something_beyond_the_limits_is_better(opener: Opener) -> None:
+    study = opener(LARGE, limits=["size <= 900 B"])
+    study.enqueue(Recipe())
+    study.tell(ask(study).number, scored(0))  # the baseline, which is too large, at 90 %
+    proposals = []
+    for accuracy in (*(0.5,) * LEAST_SEEN, 0.96):
+        proposals.append(ask(study))
+        outcome = scored(1, size_bytes=100)
+        study.tell(proposals[-1].number, replace(outcome, scores=outcome.scores | {"accuracy": accuracy}))
+    assert all(p.hurdles is not None and not p.hurdles.rivals for p in proposals)
+    last = ask(study).hurdles
+    assert last is not None and [rival["accuracy"] for rival in last.rivals] == [0.96]
