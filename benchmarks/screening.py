@@ -30,7 +30,7 @@ import autocompress
 from autocompress import Budget, Recipe, Recovery, SearchSpace, Target, Task
 from autocompress.artifact import shipped_bytes, write_model
 from autocompress.compress import compress
-from autocompress.outcome import INFEASIBLE, OK
+from autocompress.outcome import INFEASIBLE, OK, SCREENED
 from autocompress.plugins import registry
 from autocompress.space import bind
 
@@ -124,6 +124,7 @@ def searched(limit: str, screening: bool, trials: int, seed: int) -> dict[str, A
         "trainings": len(trained),
         "on_infeasible": len(wasted),
         "share_on_infeasible": len(wasted) / len(trained) if trained else None,
+        "screened": sum(outcome.state == SCREENED for outcome in outcomes),
         "feasible_trials": sum(outcome.state == OK for outcome in outcomes),
         "best_feasible_accuracy": best,
         "training_s": sum(outcome.training_s for outcome in trained),
