@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autocompress.budget import Budget
 from autocompress.errors import InvalidInput
@@ -16,6 +17,9 @@ from autocompress.recipe import Recipe
 from autocompress.run import Run
 from autocompress.space import SearchSpace
 from autocompress.task import Task
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
 
 DEFAULT_LIMITS = ("accuracy_drop <= 1%",)
 """What holds when the user names no limit and the task is judged by accuracy."""
@@ -47,6 +51,7 @@ def search(
     screening: bool = True,
     stopping: bool = True,
     probe_seconds: float = 60.0,
+    sampler: BaseSampler | None = None,
 ) -> Run:
     """Search for compressed models of a task; the same call on the same run continues it.
 
@@ -77,6 +82,7 @@ def search(
         probe_seconds: the longest that each method may be looked at alone before the first trial, 120 at most, so that
             those that make this model neither smaller nor faster are left out and the best are tried first. 0: all
             methods are tried. Not done for fewer than 10 trials, or where it would take a fifth of the hours.
+        sampler: one of Optuna's, in place of the search's own, which `seed` then says nothing to.
 
     Raises InvalidInput for a task, space, limit or recipe that breaks a rule, RunError when the run's folder is in use,
     not writable or belongs to another search. A trial that fails raises nothing: it is a row of the result.
@@ -127,6 +133,7 @@ def search(
         screening=screening,
         stopping=stopping,
         probe_seconds=probe_seconds,
+        sampler=sampler,
     )
     run = run_search(settings)
     if run.scored:

@@ -25,11 +25,11 @@ from autocompress.search.judging import judge_finalists, unjudged, unseen_hardwa
 from autocompress.search.look_ahead import look_ahead
 from autocompress.search.settings import Settings
 from autocompress.search.stopping import Stopping
-from autocompress.search.study import Proposal, SearchStudy, sharing_grey_box
+from autocompress.search.study import Proposal, SamplerFactory, SearchStudy, sharing_grey_box
 from autocompress.search.suggestions import after_probing
 from autocompress.search.trial import dead_worker_outcome, finish_folder, recorded_outcome
 from autocompress.search.warm_start import first_recipes
-from autocompress.space import bind
+from autocompress.space import BoundSpace, bind
 
 
 class Search:
@@ -196,7 +196,7 @@ def run_search(settings: Settings) -> Run:
             settings.seed,
             targets=len(settings.targets),
             screening=settings.screening,
-            sampler=sharing_grey_box(space) if settings.store else None,
+            sampler=_sampler(settings, space),
         )
         study.adopt_orphans(lambda number: recorded_outcome(folder.path, number))
         for start in starts:
@@ -213,6 +213,14 @@ def run_search(settings: Settings) -> Run:
         if search.unfinished:
             display.interrupted()
     return Run(folder.path, settings.task.model, settings.task.students)
+
+
+def _sampler(settings: Settings, space: BoundSpace) -> SamplerFactory | None:
+    """What makes the sampler; None for the usual one where nothing is shared."""
+    wanted = settings.sampler
+    if wanted is not None:
+        return lambda define, seed: wanted
+    return sharing_grey_box(space) if settings.store else None
 
 
 def _run(search: Search, settings: Settings, folder: RunFolder, display: Display) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autocompress.budget import Budget
 from autocompress.limits import Limit
@@ -11,6 +12,9 @@ from autocompress.measure.device import Target
 from autocompress.recipe import Recipe
 from autocompress.space import SearchSpace
 from autocompress.task import Task
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Settings:
     """Whether trials that compare badly at a rung of their training end there."""
     probe_seconds: float = 60.0
     """The longest that methods may be looked at before the first trial; 0 leaves that out."""
+    sampler: BaseSampler | None = None
+    """In place of the search's own."""
 
     @property
     def target(self) -> Target:

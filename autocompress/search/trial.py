@@ -266,7 +266,7 @@ def dead_worker_outcome(run: Path, number: int, minutes: float | None, message: 
         reason = ([line.strip() for line in message.splitlines() if line.strip()] or ["no reason given"])[-1]
         outcome = failure("nothing", f"its worker could not start: {reason}")
     elif hang.is_file() and hang.stat().st_size:
-        outcome = failure("timeout", f"took longer than {minutes} min; {HANG_FILE} says where it was")
+        outcome = failure("timeout", f"took longer than {minutes or 0:g} min; {HANG_FILE} says where it was")
     else:
         outcome = failure("killed", "its process died: killed by a signal, out of memory, or crashed")
     finish_folder(run, number, outcome)

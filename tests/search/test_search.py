@@ -13,6 +13,7 @@ import optuna
 import pandas as pd
 import pytest
 import torch
+from optuna.samplers import PartialFixedSampler, RandomSampler
 from optuna.trial import TrialState
 
 from autocompress import Budget, Recipe, Run, SearchSpace, Step, Target, Task, load, search
@@ -33,7 +34,7 @@ GOOD = [recipe("none", n) for n in range(13)]
 BAD = [recipe(fault, 7) for fault in FAULTS]
 
 
-def run_twenty(task: Task, folder: Path, trials: int = 20, workers: int = 2) -> Run:
+def run_twenty(task: Task, folder: Path, trials: int = 20, workers: int = 2, **options: Any) -> Run:
     """A baseline, 13 good recipes and 6 that fail, two at a time."""
     recipes = [*GOOD[:3], *BAD, *GOOD[3:]]
     budget = Budget(trials=trials, minutes_per_trial=1)
@@ -49,6 +50,7 @@ def run_twenty(task: Task, folder: Path, trials: int = 20, workers: int = 2) -> 
         latency_seconds=0.05,
         hardware_seconds=0,
         probe_seconds=0,
+        **options,
     )
 
 
@@ -158,12 +160,15 @@ def test_the_same_call_again_runs_nothing(twenty: Run, folder: Path, capsys: pyt
     assert "continuing: 20 of 20 trials are done" in capsys.readouterr().err
 
 
-def test_more_trials_run_only_what_is_new(twenty: Run, folder: Path) -> None:
-    more = run_twenty(module_task(), folder, trials=22, workers=1)
+def test_more_trials_run_only_what_is_new_and_another_sampler_proposes_it(twenty: Run, folder: Path) -> None:
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        sampler = PartialFixedSampler({"acceleration": "faulty", "faulty.fault": "none"}, RandomSampler(seed=0))
+    more = run_twenty(module_task(), folder, trials=22, workers=1, sampler=sampler)
     assert len(more.trials) == 22
     assert list(more.trials.index[:20]) == list(twenty.trials.index)
     keys = [recipe.key for recipe, _ in more.all_trials.values()]
     assert len(set(keys)) == 22
+    assert [more.proposed[number]["origin"] for number in more.trials.index[20:]] == ["PartialFixedSampler"] * 2
     assert TrialState.RUNNING not in states(more)
 
 
