@@ -8,8 +8,6 @@ import os
 from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# AOTInductor's C++ around a model's kernels is the same for each model, seconds of templates; kernels are optimized.
-os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
