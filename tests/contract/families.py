@@ -28,13 +28,13 @@ CHECKS = {
 }
 """What the contract asks of a method and a task, in order, and the fixtures that each check looks at."""
 
-COMPILED, EXPORTED = ("images", "lstm"), ("images", "vit", "bert", "lstm", "variable_length", "dict_inputs")
+COMPILED, EXPORTED = ("images",), ("images", "lstm", "variable_length", "dict_inputs")
 TESTED_ON = {
     "torch_compile": COMPILED, "aot_inductor": COMPILED, "pt2e_int8_static": COMPILED,
     "onnx_runtime": EXPORTED, "onnx_int8_static": EXPORTED, "onnx_int8_dynamic": EXPORTED,
 }  # fmt: skip
 """Methods that compile C++ for a quarter of a minute a model, or export for some seconds, and the families that these
-are tested on: a convnet and a recurrent net, a transformer of each kind, and inputs of several shapes and parts."""
+are tested on: a convnet, a recurrent net, and inputs of several shapes and parts."""
 SLOW_TO_LOAD = ("torch_compile",)
 """They compile again where they are loaded."""
 
