@@ -175,6 +175,12 @@ class Task:
                     f"metric {metric.name!r} must give a number for outputs and targets, but: {first_line(error)}"
                 ) from error
 
+    @property
+    def models(self) -> dict[str, Model]:
+        """The trained model, the teachers and the students, by what they are."""
+        teachers = {f"teacher {index}": teacher for index, teacher in enumerate(self.teachers)}
+        return {"model": self.trained_model, **teachers, **self.students}
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 that tells whether a run continues this task: of models, loss, and what the data sets hold.
@@ -184,9 +190,7 @@ class Task:
         """
         model = self.trained_model()
         digests = [weights_digest(model), *(type(module).__qualname__ for module in model.modules())]
-        teachers = {f"teacher {index}": teacher for index, teacher in enumerate(self.teachers)}
-        models: dict[str, Model] = {"model": self.trained_model, **teachers, **self.students}
-        for name, source in models.items():
+        for name, source in self.models.items():
             digests += [name, _if_told(functools.partial(model_digest, source, sources=False))]
         for code in (self.loss, self.collate):
             digests.append(_if_told(functools.partial(_code_digest, code)))

@@ -267,6 +267,7 @@ CASES: dict[str, dict[str, Callable[[], Any]]] = {
         "no workers": lambda: searching(workers=0),
         "a seed below 0": lambda: searching(seed=-1),
         "a seed that is too large": lambda: searching(seed=5_000_000_000),
+        "a sampler by its name": lambda: searching(sampler="tpe"),
         "no time to measure": lambda: searching(latency_seconds=0.0),
         "less than no time for the hardware": lambda: searching(hardware_seconds=-1.0),
         "too long a probe": lambda: searching(probe_seconds=500.0),

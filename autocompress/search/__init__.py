@@ -87,6 +87,8 @@ def search(
     Raises InvalidInput for a task, space, limit or recipe that breaks a rule, RunError when the run's folder is in use,
     not writable or belongs to another search. A trial that fails raises nothing: it is a row of the result.
     """
+    from optuna.samplers import BaseSampler
+
     from autocompress.report.page import write_page
     from autocompress.search.engine import run_search  # Optuna and Ray are loaded only to search
     from autocompress.search.settings import Settings
@@ -110,6 +112,8 @@ def search(
         raise InvalidInput(f"workers must be at least 1, but got {workers}")
     if store_bytes < 0:
         raise InvalidInput(f"store_bytes must be at least 0, but got {store_bytes}")
+    if sampler is not None and not isinstance(sampler, BaseSampler):
+        raise InvalidInput(f"sampler must be one of Optuna's, like optuna.samplers.TPESampler(), but got {sampler!r}")
     if limits is None:
         limits = DEFAULT_LIMITS if task.objective.name == "accuracy" else ()
     targets = _targets(target)

@@ -112,9 +112,7 @@ def _files_digest(files: Iterator[Path]) -> str:
 
 def _code_of(task: Task) -> Iterator[str]:
     """Models, losses and what else the user wrote, as texts."""
-    teachers = {f"teacher {index}": teacher for index, teacher in enumerate(task.teachers)}
-    models: dict[str, Model] = {"model": task.trained_model, **teachers, **task.students}
-    for name, model in models.items():
+    for name, model in task.models.items():
         yield name
         yield from _model_parts(name, model, task)
     metrics = {f"metric {metric.name!r}": metric.function for metric in task.metrics}
