@@ -84,18 +84,27 @@ class BoundSpace:
 
     def recipe(self, choose: Choose) -> Recipe:
         """The recipe that a sequence of choices makes; parameters are asked for only when they matter."""
-        steps: list[Step] = []
+        methods, recovery = self.walk(choose)
+        steps = tuple(Step(method=name, params=params) for name, params in methods.items())
+        return Recipe(steps=steps) if recovery is None else Recipe(steps=steps, recovery=Recovery(**recovery))
+
+    def walk(self, choose: Choose) -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None]:
+        """The same as methods with their parameters, and the recovery's where something is trained.
+
+        Samplers walk thousands of times for one proposal, and most of a recipe's time is in its objects.
+        """
+        methods: dict[str, dict[str, Any]] = {}
         for technique, names in self.methods.items():
-            blockers = [step.method for step in steps if any((step.method, name) in self.conflicts for name in names)]
+            blockers = [done for done in methods if any((done, name) in self.conflicts for name in names)]
             open_to = [name for name in names if not any((blocker, name) in self.conflicts for blocker in blockers)]
             # Options may not change under one name, so the choice among fewer has a name of its own.
             label = AFTER.join([technique, *blockers])
             name = choose(label, Choice((NO_STEP, *open_to), NO_STEP)) if open_to else NO_STEP
             if name != NO_STEP:
-                steps.append(Step(method=name, params=self._choose_all(name, self.parameters[name], choose)))
-        if not any(step.method in self.needs_training for step in steps):
-            return Recipe(steps=tuple(steps))
-        return Recipe(steps=tuple(steps), recovery=Recovery(**self._choose_all("recovery", self.recovery, choose)))
+                methods[name] = self._choose_all(name, self.parameters[name], choose)
+        if self.needs_training.isdisjoint(methods):
+            return methods, None
+        return methods, self._choose_all("recovery", self.recovery, choose)
 
     def random_recipe(self, rng: random.Random) -> Recipe:
         return self.recipe(lambda name, parameter: _draw(parameter, rng))

@@ -206,12 +206,12 @@ def suggesting() -> dict[str, dict[str, float]]:
 
     from autocompress.search.candidates import Space
     from autocompress.search.sampler import GreyBoxSampler
-    from autocompress.search.study import define
+    from autocompress.search.study import walk
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")  # options of TPE are called experimental
     bound = conditional_space()
-    space = Space(functools.partial(define, bound))
+    space = Space(functools.partial(walk, bound))
     samplers: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
         "GreyBoxSampler": lambda: GreyBoxSampler(space.define, exploration=0.0),
         "TPESampler": lambda: optuna.samplers.TPESampler(multivariate=True, group=True, seed=0),
@@ -222,12 +222,12 @@ def suggesting() -> dict[str, dict[str, float]]:
         for name, make in samplers.items():
             study = optuna.create_study(directions=["maximize", "minimize", "minimize"], sampler=make())
             study.add_trials(trials[:count])
-            define(bound, study.ask())  # what is read once
+            walk(bound, study.ask())  # what is read once
             worst = 0.0
             for trial in trials[count:]:
                 study.add_trial(trial)
                 start = time.process_time()
-                define(bound, study.ask())
+                walk(bound, study.ask())
                 worst = max(worst, time.process_time() - start)
             times[name][str(count)] = worst
     return times

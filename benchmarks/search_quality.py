@@ -33,7 +33,7 @@ import optuna
 import scipy.stats
 from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler
 
-from autocompress import Choice, Recipe, Step
+from autocompress import Choice
 from autocompress.metric import ACCURACY
 from autocompress.outcome import OK, Outcome
 from autocompress.search.hypervolume import front, hypervolume
@@ -53,8 +53,8 @@ CHECKED = 8
 class CellSpace(BoundSpace):
     """Every recipe is one cell: there is no choice of none, and no baseline."""
 
-    def recipe(self, choose: Choose) -> Recipe:
-        return Recipe(steps=(Step(method="cell", params=self._choose_all("cell", EDGES, choose)),))
+    def walk(self, choose: Choose) -> tuple[dict[str, dict[str, Any]], None]:
+        return {"cell": self._choose_all("cell", EDGES, choose)}, None
 
 
 SPACE = CellSpace({"cell": EDGES}, {}, {}, frozenset())

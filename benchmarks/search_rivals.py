@@ -165,7 +165,12 @@ def optuna_search(task: autocompress.Task, minutes: float, seed: int, folder: Pa
             tune_config=tune.TuneConfig(
                 search_alg=searcher, num_samples=-1, reuse_actors=True, time_budget_s=60 * minutes
             ),
-            run_config=tune.RunConfig(storage_path=str(scratch), name="rival", verbose=0),
+            run_config=tune.RunConfig(
+                storage_path=str(scratch),
+                name="rival",
+                verbose=0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
         )
         results = tuner.fit()
     whole = [result.metrics for result in results if "outcome" in (result.metrics or {})]

@@ -44,13 +44,14 @@ class History:
         self.running: list[FrozenTrial] = []
         self._others: set[Key] = set()
         self._live: set[Key] = set()
-        self.asked = 0
-        """Trials that took a sampler's proposal; what was queued did not."""
+        self.asked = self.queued = 0
+        """Trials that took a sampler's proposal, and those that others thought of."""
 
     def update(self, current: int) -> list[FrozenTrial]:
         """Read what is new; returns the newly scored. `current` is the number of the trial that is being proposed."""
         trials = self.study.get_trials(deepcopy=False)
-        self.asked = sum("fixed_params" not in trial.system_attrs for trial in trials if trial.number != current)
+        self.queued = sum("fixed_params" in trial.system_attrs for trial in trials if trial.number != current)
+        self.asked = sum(trial.number != current for trial in trials) - self.queued
         self.running = [t for t in trials if t.state is TrialState.RUNNING and t.number != current]
         self._live = {key_of(trial.params) for trial in self.running}
         before = len(self.scored)

@@ -38,9 +38,9 @@ FINALIZERS = 0.15
 """Share of the candidates that are other finalizers on what was trained before, where trainings are shared."""
 LEADERS, NEAR = 8, 128
 """The candidates that a refinement goes on from, and how many candidates next to them it looks at."""
-STARTUP = 15
-"""Proposals before the model has a say: free exploration first, so that little of it is due soon after."""
-LEAST_SCORED, LEAST_MEASURED = 2, 10
+STARTUP = 5
+"""Trials before the model has a say: what was queued, and free exploration."""
+LEAST_SCORED, LEAST_MEASURED = 2, 5
 """Trials that the model needs: scored ones, and, together with the screened, measured ones."""
 MODEL_TRIALS = 300
 """Scored trials that the model learns from, so that its time is bounded."""
@@ -134,7 +134,7 @@ class GreyBoxSampler(BaseSampler):
         rng = random.Random(f"{self._seed} {trial.number}")
         measured = len(history.scored) + len(history.screened)
         enough = len(history.scored) >= LEAST_SCORED and measured >= LEAST_MEASURED
-        modelled = enough and not is_free(history.asked, self._exploration)
+        modelled = enough and not is_free(history.asked, self._exploration, history.queued)
         chosen = self._choose(history, rng) if modelled else self._explore(history, rng)
         self._params, self.reasons[trial.number] = chosen
         return {name: self._space.distributions[name] for name in self._params}
@@ -265,16 +265,18 @@ class GreyBoxSampler(BaseSampler):
         return outlook, gain, np.lexsort((outlook.violation, -gain * outlook.feasible / outlook.seconds))
 
 
-def is_free(asked: int, exploration: float) -> bool:
+def is_free(asked: int, exploration: float, queued: int = 0) -> bool:
     """Whether the proposal after `asked` others is left to free exploration.
 
-    The first ones are, and then as many as keep the share of free ones at no less than `exploration`.
+    The first ones are, fewer where others were `queued`, and then as many as keep the share of free ones at no less
+    than `exploration`.
     """
-    return _free_of(asked + 1, exploration) > _free_of(asked, exploration)
+    first = STARTUP - queued
+    return _free_of(asked + 1, exploration, first) > _free_of(asked, exploration, first)
 
 
-def _free_of(asked: int, exploration: float) -> int:
-    return max(min(asked, STARTUP), math.ceil(round(exploration * asked, 9)))
+def _free_of(asked: int, exploration: float, first: int) -> int:
+    return max(min(asked, first), math.ceil(round(exploration * asked, 9)))
 
 
 def _duration_s(trial: FrozenTrial) -> float | None:

@@ -62,7 +62,7 @@ class SearchStudy:
         # quality, bytes, and for each target time as a share of the baseline's
         self._study = MirroredStudy(url, [best, *[StudyDirection.MINIMIZE] * (1 + targets)])
         known = len(self._study.trials)
-        self._sampler = (sampler or grey_box)(functools.partial(define, space), seed + known)
+        self._sampler = (sampler or grey_box)(functools.partial(walk, space), seed + known)
         self._study.set_sampler(self._sampler)
         self._rng = random.Random(seed + known)
         self._queue: list[tuple[Recipe, Mapping[str, Any]]] = []
@@ -232,6 +232,11 @@ def suggest(trial: Trial, name: str, parameter: Parameter) -> Any:
 def define(space: BoundSpace, trial: Trial) -> Recipe:
     """The recipe that a trial's suggestions make: the space as Optuna knows it."""
     return space.recipe(functools.partial(suggest, trial))
+
+
+def walk(space: BoundSpace, trial: Trial) -> None:
+    """The same suggestions without the recipe."""
+    space.walk(functools.partial(suggest, trial))
 
 
 def grey_box(define: Define, seed: int, **options: Any) -> GreyBoxSampler:
