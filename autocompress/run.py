@@ -21,6 +21,7 @@ from autocompress.document import Document
 from autocompress.errors import ArtifactError, RunError, first_line
 from autocompress.final import Final, read_finals, read_surroundings
 from autocompress.folders import device_folder, trial_folder
+from autocompress.likeness import Likeness
 from autocompress.limits import Limit, parse_limits, target_suffix
 from autocompress.measure.device import Target
 from autocompress.metric import Metric
@@ -57,6 +58,8 @@ class RunRecord(Document):
     task: str
     fingerprint: str
     metrics: tuple[MetricRecord, ...]
+    likeness: Likeness | None = None
+    """None in runs of versions that did not keep it."""
 
 
 class RunConfig(Document):

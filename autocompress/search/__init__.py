@@ -65,7 +65,7 @@ def search(
         recipes: known recipes, tried first.
         portfolio: whether to try next what was good for models of this family on such a device, as far as the space
             holds it: at most 5 recipes, and at most a quarter of the trials.
-        like: finished runs on similar tasks; the recipes of their fronts are tried after that.
+        like: finished runs; the recipes of their fronts are tried after that, where the task was a similar one.
         workers: trials at a time; on a CPU one for each core, on a GPU one, if None.
         latency_seconds: the longest that one latency measurement may take.
         hardware_seconds: for each target, how long to find out afterwards what its hardware can do at most and how fast

@@ -78,7 +78,7 @@ class Display:
             self._console.print(f"left out {name}: {reason}")
 
     def impossible(self, reasons: Sequence[str]) -> None:
-        """Recipes of other runs that this search cannot try."""
+        """What of other runs this search does not try."""
         for reason in reasons:
             self._console.print(reason)
 

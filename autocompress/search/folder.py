@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from autocompress.errors import RunError
 from autocompress.final import SURROUNDINGS_FILE, Final, final_file
+from autocompress.likeness import Likeness
 from autocompress.measure.device import hardware_name
 from autocompress.plugins import registry
 from autocompress.prospect import PROBE_FILE, Prospect
@@ -150,7 +151,8 @@ def _record(settings: Settings) -> RunRecord:
     metrics = tuple(
         MetricRecord(name=m.name, higher_is_better=m.higher_is_better, is_share=m.is_share) for m in task.metrics
     )
-    return RunRecord(task=task.name, fingerprint=task.fingerprint, metrics=metrics)
+    likeness = Likeness.of(task, settings.target.torch_device.type)
+    return RunRecord(task=task.name, fingerprint=task.fingerprint, metrics=metrics, likeness=likeness)
 
 
 def _config(settings: Settings, methods: Mapping[str, str]) -> RunConfig:

@@ -101,8 +101,7 @@ class Forecaster:
         """
         rows = self._embedding(recipes)
         known = self._known(recipes) if measure else np.full((len(recipes), self._values.shape[1]), np.nan)
-        draws = np.stack([self._draws(f"objective {index}", rows) for index in range(known.shape[1])], axis=2)
-        draws = np.where(np.isnan(known), draws, known)
+        draws = np.stack([self._objective(index, rows, known[:, index]) for index in range(known.shape[1])], axis=2)
         feasible, violation = np.ones(len(recipes)), np.zeros(len(recipes))
         for name, follows in self._limits.items():
             excess = follows(draws) if follows else self._draws(f"limit {name}", rows)
@@ -115,6 +114,12 @@ class Forecaster:
         if trained is not None and "after training" in self._targets:
             seconds = np.where(trained, np.minimum(seconds, self._expected_seconds("after training", rows)), seconds)
         return Outlook(samples, feasible, violation, seconds, "seconds" in self._targets)
+
+    def _objective(self, index: int, rows: Array, known: Array) -> Array:
+        """Draws of an objective: (draws, candidates); what is known of a candidate is drawn each time."""
+        if not np.isnan(known).any():
+            return np.broadcast_to(known, (len(DRAWS), len(known)))
+        return np.where(np.isnan(known), self._draws(f"objective {index}", rows), known)
 
     def _known(self, recipes: Sequence[Params]) -> Array:
         """What is known of recipes before training, turned; NaN for what is not: (recipes, objectives)."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from autocompress.errors import InvalidInput, NothingFits
 from autocompress.family import family_of
+from autocompress.likeness import Likeness
 from autocompress.plugins import Registry
 from autocompress.portfolio import Portfolio
 from autocompress.recipe import Recipe
@@ -29,9 +29,9 @@ class Start(NamedTuple):
 
 
 def first_recipes(settings: Settings, space: BoundSpace, registry: Registry) -> tuple[list[Start], list[str]]:
-    """The baseline, the given recipes, the portfolio's and those of the runs that are like this one; each once.
+    """The baseline, the given recipes, the portfolio's and those of the given runs of similar tasks; each once.
 
-    The second list says which recipes of those runs this search cannot try, and why.
+    The second list says which of those runs, and which of their recipes, this search does not try, and why.
     Raises InvalidInput for a given recipe that the space does not hold, RunError for a run that is none.
     """
     task, left_out = settings.task, list[str]()
@@ -49,7 +49,11 @@ def first_recipes(settings: Settings, space: BoundSpace, registry: Registry) -> 
         for start in new[: most(settings.budget.trials)]:
             add(*start)
     for path in settings.like:
-        for recipe in _front(path):
+        run = Run(path)
+        if difference := _difference(settings, run):
+            left_out.append(f"left out the front of run {path}: {difference}")
+            continue
+        for recipe in _front(run):
             try:
                 add(held_recipe(recipe, space, registry, task), f"front of run {path}")
             except InvalidInput as reason:
@@ -72,9 +76,15 @@ def _portfolio(settings: Settings, space: BoundSpace, registry: Registry) -> Ite
         yield Start(recipe, f"known good for {family.plural} on a {kind.upper()}", asked=False)
 
 
-def _front(path: Path) -> list[Recipe]:
+def _difference(settings: Settings, run: Run) -> str:
+    """Why what another search found says nothing for this one; empty where it may."""
+    if run.record.likeness is None:
+        return "it does not say what its task was like, being of an older version"
+    return Likeness.of(settings.task, settings.target.torch_device.type).difference(run.record.likeness)
+
+
+def _front(run: Run) -> list[Recipe]:
     """What another search found, its best first and then by quality."""
-    run = Run(path)
     numbers = [int(number) for number in run.front.index]
     try:
         numbers = [run.best().number, *numbers]

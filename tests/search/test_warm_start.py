@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import pytest
 
 from autocompress import Budget, Recipe, Recovery, SearchSpace, Step, Target
 from autocompress.errors import InvalidInput, RunError
+from autocompress.family import Family
+from autocompress.likeness import Likeness
 from autocompress.limits import parse_limits
 from autocompress.metric import ACCURACY
 from autocompress.outcome import OK, Outcome
 from autocompress.plugins import registry
+from autocompress.run import RUN_FILE, RunRecord
 from autocompress.search import search
 from autocompress.search.folder import open_run
 from autocompress.search.settings import Settings
@@ -107,6 +111,35 @@ def test_the_fronts_of_runs_like_it_come_last_and_their_best_first(tmp_path: Pat
     assert found == ["int8_weight_only", "batch_norm_folding"]  # the rest: beaten, infeasible, the baseline
     assert [start.why for start in starts[-2:]] == [f"front of run {old}"] * 2
     assert impossible == []
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"family": Family.RNN}, "its model is one of the RNNs, and this one one of the CNNs"),
+        ({"family": None}, "its model is of no known family, and this one one of the CNNs"),
+        ({"parameters": 10**8}, r"its model has 100,000,000 parameters, and this one [\d,]+"),
+        ({"device": "cuda"}, "it was for cuda, and this one is for cpu"),
+        ({"inputs": ("indices in 2 dimensions",)}, "its data are indices in 2 d.*, and these numbers in 4 dimensions"),
+    ],
+    ids=["family", "none", "size", "device", "data"],
+)
+def test_a_run_on_another_kind_of_task_is_left_out(change: dict[str, object], difference: str, tmp_path: Path) -> None:
+    old = old_run(tmp_path, int8_weight_only=(0.89, 300))
+    record = RunRecord.read(old / RUN_FILE)
+    assert record.likeness is not None
+    other = record.model_copy(update={"likeness": record.likeness.model_copy(update=change)})
+    (old / RUN_FILE).write_text(other.model_dump_json())
+    starts, left_out = first(replace(settings(tmp_path), like=(old,)))
+    assert f"front of run {old}" not in [start.why for start in starts]
+    (said,) = left_out
+    assert re.fullmatch(re.escape(f"left out the front of run {old}: ") + difference, said)
+
+
+def test_a_smaller_model_of_the_same_kind_is_alike() -> None:
+    wide = Likeness.of(images(), "cpu")
+    assert wide.family is Family.CNN
+    assert wide.difference(wide.model_copy(update={"parameters": wide.parameters // 9})) == ""
 
 
 def test_what_of_a_front_this_search_cannot_try_is_said(tmp_path: Path) -> None:
