@@ -49,11 +49,11 @@ def store_access(settings: Settings, display: Display) -> StoreAccess | None:
     identity, url = task_identity(settings.task), settings.store
     if identity.private:
         display.private_store(identity.private)
-        url = _emptied(settings.run / PRIVATE)
+        discard_private_store(settings.run)  # of a call that was killed
+        url = str((settings.run / PRIVATE).resolve())
     return StoreAccess(url, settings.store_bytes, identity.digest)
 
 
-def _emptied(folder: Path) -> str:
-    """Nobody else ever asks for what lies there, not even this run when it goes on."""
-    shutil.rmtree(folder, ignore_errors=True)
-    return str(folder.resolve())
+def discard_private_store(run: Path) -> None:
+    """Nobody ever asks again for what lies there, not even this run when it goes on."""
+    shutil.rmtree(run / PRIVATE, ignore_errors=True)

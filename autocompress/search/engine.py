@@ -17,7 +17,7 @@ from autocompress.plugins import registry
 from autocompress.run import PROMOTED, Run
 from autocompress.search import ray_environment
 from autocompress.search.chatter import log_records_to
-from autocompress.search.context import store_access, trial_context
+from autocompress.search.context import discard_private_store, store_access, trial_context
 from autocompress.search.display import Display
 from autocompress.search.floor import check_reachable
 from autocompress.search.folder import RunFolder, open_run
@@ -208,6 +208,7 @@ def run_search(settings: Settings) -> Run:
             _run(search, settings, folder, display)
         finally:
             study.close()
+            discard_private_store(folder.path)
         if search.error is not None:
             raise search.error
         if search.unfinished:

@@ -23,7 +23,7 @@ from autocompress.errors import InvalidInput
 from autocompress.plugins import registry
 from autocompress.prefix import Trained
 from autocompress.search import _store
-from autocompress.search.context import store_access
+from autocompress.search.context import discard_private_store, store_access
 from autocompress.search.display import Display
 from autocompress.search.settings import Settings
 from autocompress.search.store import LOCK_DAYS, Store, _decode, _encode
@@ -186,6 +186,9 @@ def test_what_cannot_be_known_again_stays_out_of_a_shared_store(task: Task, tmp_
         with Display(settings, bind(settings.space, task, registry(), target), registry()) as display:
             access = store_access(settings, display)
         assert access is not None and access.url == str(tmp_path / place)
+    (tmp_path / "run/private_store/entry").mkdir(parents=True)
+    discard_private_store(tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == []
 
 
 def test_a_limit_below_nothing_is_refused(task: Task, tmp_path: Path) -> None:
