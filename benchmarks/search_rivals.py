@@ -33,6 +33,7 @@ import autocompress
 from autocompress import Budget, Recipe, SearchSpace, Target
 from autocompress.outcome import Outcome, Savings
 from autocompress.search.hypervolume import hypervolume
+from autocompress.space import BoundSpace
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
@@ -119,51 +120,23 @@ def optuna_search(task: autocompress.Task, minutes: float, seed: int, folder: Pa
     """Ray's class with its own defaults; a trial that fails is lost, as it is to its users."""
     import ray
     from ray import tune
-    from ray.tune.search.optuna import OptunaSearch
 
     from autocompress.plugins import registry
     from autocompress.search.ray_session import session
-    from autocompress.search.study import define
     from autocompress.search.trial import TrialContext
-    from autocompress.search.worker import TrialWorker
     from autocompress.space import bind
-
-    space = bind(SPACE, task, registry(), TARGET)
-
-    class Worker(TrialWorker):
-        def step(self) -> dict[str, Any]:
-            outcome = Outcome.from_json(super().step()["outcome"])
-            scores = outcome.scores
-            objectives = {"accuracy": scores["accuracy"], "bytes": scores["size_bytes"], "time": 1 / scores["speedup"]}
-            return {"done": True, "outcome": outcome.to_json(), "ended": time.time(), **objectives}
-
-    class Searcher(OptunaSearch):  # type: ignore[misc]
-        """Hands the worker the recipe that its parameters make."""
-
-        number = 0
-
-        def suggest(self, trial_id: str) -> Any:
-            super().suggest(trial_id)
-            recipe, self.number = define(space, self._ot_trials[trial_id]), self.number + 1
-            return {"recipe": recipe.plain(), "number": self.number, "hurdles": None}
-
-        def save(self, checkpoint_path: str) -> None:
-            """Not at all: it would pickle the space, and nobody goes on with this search."""
 
     began = time.time()
     (folder / "trials").mkdir(parents=True)
     context = TrialContext(task, (TARGET,), folder, seed, None, LATENCY_S)
     with session(1) as scratch:
-        searcher = Searcher(
-            space=lambda trial: None if define(space, trial) else None,
-            metric=["accuracy", "bytes", "time"],
-            mode=["max", "min", "min"],
-            seed=seed,
-        )
         tuner = tune.Tuner(
-            tune.with_parameters(Worker, context=ray.put(context)),
+            tune.with_parameters(scoring_worker(), context=ray.put(context)),
             tune_config=tune.TuneConfig(
-                search_alg=searcher, num_samples=-1, reuse_actors=True, time_budget_s=60 * minutes
+                search_alg=recipe_searcher(bind(SPACE, task, registry(), TARGET), seed),
+                num_samples=-1,
+                reuse_actors=True,
+                time_budget_s=60 * minutes,
             ),
             run_config=tune.RunConfig(
                 storage_path=str(scratch),
@@ -188,6 +161,45 @@ def optuna_search(task: autocompress.Task, minutes: float, seed: int, folder: Pa
         "rows": sorted(rows, key=seconds_of),
         "states": {"ok": len(rows), "lost": len(results.errors)},
     }
+
+
+def scoring_worker() -> type[Any]:
+    """Our worker, telling Ray the objectives."""
+    from autocompress.search.worker import TrialWorker
+
+    class Worker(TrialWorker):
+        def step(self) -> dict[str, Any]:
+            outcome = Outcome.from_json(super().step()["outcome"])
+            scores = outcome.scores
+            objectives = {"accuracy": scores["accuracy"], "bytes": scores["size_bytes"], "time": 1 / scores["speedup"]}
+            return {"done": True, "outcome": outcome.to_json(), "ended": time.time(), **objectives}
+
+    return Worker
+
+
+def recipe_searcher(space: BoundSpace, seed: int) -> Any:
+    """Ray's OptunaSearch over our space, handing the worker the recipe that its parameters make."""
+    from ray.tune.search.optuna import OptunaSearch
+
+    from autocompress.search.study import define, walk
+
+    class Searcher(OptunaSearch):  # type: ignore[misc]
+        number = 0
+
+        def suggest(self, trial_id: str) -> Any:
+            super().suggest(trial_id)
+            recipe, self.number = define(space, self._ot_trials[trial_id]), self.number + 1
+            return {"recipe": recipe.plain(), "number": self.number, "hurdles": None}
+
+        def save(self, checkpoint_path: str) -> None:
+            """Not at all: it would pickle the space, and nobody goes on with this search."""
+
+    return Searcher(
+        space=lambda trial: walk(space, trial),
+        metric=["accuracy", "bytes", "time"],
+        mode=["max", "min", "min"],
+        seed=seed,
+    )
 
 
 def untouched_bytes(task: autocompress.Task) -> int:

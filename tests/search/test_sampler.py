@@ -257,6 +257,11 @@ def test_the_free_share_is_kept_at_every_time(exploration: float) -> None:
         assert sum(free[:asked]) == max(min(asked, STARTUP), math.ceil(round(exploration * asked, 9)))
 
 
+def test_what_was_queued_takes_the_place_of_the_first_free_ones() -> None:
+    assert [is_free(asked, 0.0, queued=3) for asked in range(4)] == [True, True, False, False]
+    assert [is_free(asked, 0.3, queued=9) for asked in range(5)] == [True, False, False, True, False]
+
+
 def test_each_part_can_be_switched_off() -> None:
     alone = GreyBoxSampler(
         SPACE, candidates=96, refinements=0, neighbours=False, underneath=None, exploration=0.0, cost_aware=False
