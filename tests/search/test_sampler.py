@@ -238,7 +238,7 @@ def test_equal_seeds_give_equal_searches() -> None:
 
 
 def test_reasons_tell_where_a_recipe_came_from_and_what_was_expected() -> None:
-    sampler = GreyBoxSampler(SPACE, candidates=96, seed=0, costs=costs)
+    sampler = GreyBoxSampler(SPACE, candidates=96, seed=0, costs=costs, cost_aware=False)
     study = run(sampler, 30)
     assert set(origins(sampler)[:STARTUP]) == {"free exploration"}
     modelled = {number: reason for number, reason in sampler.reasons.items() if reason.gain is not None}
@@ -246,8 +246,11 @@ def test_reasons_tell_where_a_recipe_came_from_and_what_was_expected() -> None:
     for number, reason in modelled.items():
         assert reason.expected is not None
         assert reason.expected[1:] == pytest.approx(study.trials[number].values[1:])  # given, so exactly known
-        assert reason.expected[0] == pytest.approx(study.trials[number].values[0], abs=0.2)
         assert set(reason.plain()) >= {"origin", "expected", "gain", "feasible"}
+    expected = np.array([reason.expected[0] for reason in modelled.values() if reason.expected])
+    scored = np.array([study.trials[number].values[0] for number in modelled])
+    constant = np.abs(scored - scored.mean()).mean()  # the error of who expects the same of all
+    assert np.abs(expected - scored).mean() < 0.6 * constant
 
 
 @pytest.mark.parametrize("exploration", [0.0, 0.3, 1.0])
@@ -330,7 +333,7 @@ def test_what_failed_is_not_tried_again_and_avoided() -> None:
 
 
 def test_trials_in_flight_are_not_proposed_again() -> None:
-    sampler = GreyBoxSampler(SPACE, candidates=96, seed=0, costs=costs, exploration=0.0)
+    sampler = GreyBoxSampler(SPACE, candidates=96, seed=0, costs=costs, exploration=0.0, cost_aware=False)
     study = run(sampler, 15)
     for _ in range(6):
         SPACE(study.ask())
