@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 would have searches wait for all other tests
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -35,10 +35,10 @@ def trial_context(settings: Settings, folder: RunFolder, store: StoreAccess | No
     )
 
 
-def store_access(settings: Settings, display: Display) -> StoreAccess | None:
-    """The store of trained prefixes, tried; raises InvalidInput where it cannot be used."""
+def check_store(settings: Settings) -> None:
+    """Try the store of trained prefixes; raises InvalidInput where it cannot be used."""
     if settings.store is None:
-        return None
+        return
     try:
         Store(settings.store, settings.store_bytes).check()
     except Exception as error:  # of the file system, or of what fsspec needs for a URL
@@ -46,6 +46,12 @@ def store_access(settings: Settings, display: Display) -> StoreAccess | None:
             f"store {settings.store!r} must be a folder or URL that can be written, but: {first_line(error)};"
             " name another one, or search without (--no-store)"
         ) from error
+
+
+def store_access(settings: Settings, display: Display) -> StoreAccess | None:
+    """What workers need for the store of trained prefixes."""
+    if settings.store is None:
+        return None
     identity, url = task_identity(settings.task), settings.store
     if identity.private:
         display.private_store(identity.private)

@@ -17,7 +17,7 @@ from autocompress.plugins import registry
 from autocompress.run import PROMOTED, Run
 from autocompress.search import ray_environment
 from autocompress.search.chatter import log_records_to
-from autocompress.search.context import discard_private_store, store_access, trial_context
+from autocompress.search.context import check_store, discard_private_store, store_access, trial_context
 from autocompress.search.display import Display
 from autocompress.search.floor import check_reachable
 from autocompress.search.folder import RunFolder, open_run
@@ -183,6 +183,7 @@ def run_search(settings: Settings) -> Run:
         Display(settings, space, plugins) as display,
         ExitStack() as sessions,
     ):
+        check_store(settings)
         found = look_ahead(settings, space, starts, folder, display, sessions)
         if found is not None:
             space = space.without(found.left_out)

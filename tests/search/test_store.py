@@ -22,6 +22,7 @@ from autocompress import Budget, SearchSpace, Target, Task, search
 from autocompress.errors import InvalidInput
 from autocompress.plugins import registry
 from autocompress.prefix import Trained
+from autocompress.prospect import PROBE_FILE
 from autocompress.search import _store
 from autocompress.search.context import discard_private_store, store_access
 from autocompress.search.display import Display
@@ -116,9 +117,10 @@ def test_where_the_store_lies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("store", ["nosuch://bucket", "/dev/null/store"])
-def test_a_store_that_cannot_be_used_is_said_before_the_first_trial(store: str, task: Task, tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_used_is_said_before_anything_is_looked_at(store: str, task: Task, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=f"store '{store}' must be a folder or URL that can be written, but: "):
         search(task, space="quickstart", store=store, runs=tmp_path, target="cpu@1", progress=False)
+    assert not list(tmp_path.rglob(PROBE_FILE))  # nor was any method looked at before
 
 
 def test_a_store_of_one_process_is_refused() -> None:
