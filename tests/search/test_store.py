@@ -117,7 +117,7 @@ def test_where_the_store_lies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("store", ["nosuch://bucket", "/dev/null/store"])
-def test_a_store_that_cannot_be_used_is_said_before_anything_is_looked_at(store: str, task: Task, tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_used_is_said_at_once(store: str, task: Task, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=f"store '{store}' must be a folder or URL that can be written, but: "):
         search(task, space="quickstart", store=store, runs=tmp_path, target="cpu@1", progress=False)
     assert not list(tmp_path.rglob(PROBE_FILE))  # nor was any method looked at before
