@@ -9,6 +9,9 @@ from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 would have searches wait for all other tests
+# Most of what compiling ahead takes is g++ on the code that calls the kernels: here neither tuned nor to be debugged.
+os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
+os.environ.setdefault("AOT_INDUCTOR_ENABLE_LINE_TABLES", "0")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
