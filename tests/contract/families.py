@@ -28,22 +28,11 @@ CHECKS = {
 }
 """What the contract asks of a method and a task, in order, and the fixtures that each check looks at."""
 
-COMPILED, EXPORTED = ("images",), ("images", "lstm", "variable_length", "dict_inputs")
-TESTED_ON = {
-    "torch_compile": COMPILED, "aot_inductor": COMPILED, "pt2e_int8_static": COMPILED,
-    "onnx_runtime": EXPORTED, "onnx_int8_static": EXPORTED, "onnx_int8_dynamic": EXPORTED,
-}  # fmt: skip
-"""Methods that compile C++ for a quarter of a minute a model, or export for some seconds, and the families that these
-are tested on: a convnet, a recurrent net, and inputs of several shapes and parts."""
 SLOW_TO_LOAD = ("torch_compile",)
 """They compile again where they are loaded."""
 
-EVERYWHERE = bool(os.environ.get("AUTOCOMPRESS_ALL_FAMILIES"))
-"""Whether those, too, are tested on every family, and all that is saved is loaded in another process: half an hour."""
-
-
-def is_tested(method: Method, family: str) -> bool:
-    return EVERYWHERE or family in TESTED_ON.get(method.name, FAMILIES)
+LOAD_ALL = bool(os.environ.get("AUTOCOMPRESS_ALL_FAMILIES"))
+"""Whether what methods make of each family is loaded in another process, and not of one or two families a method."""
 
 
 class FamilyContract(UnderTest):
@@ -52,8 +41,6 @@ class FamilyContract(UnderTest):
     def test_family(
         self, method: Method, task_name: str, request: pytest.FixtureRequest, subtests: pytest.Subtests
     ) -> None:
-        if not is_tested(method, task_name):
-            pytest.skip(f"{method.name} takes long: AUTOCOMPRESS_ALL_FAMILIES=1 tests it on {task_name}")
         applicable = self.reason(method, self.tasks[task_name]()) is None
         for check, arguments in CHECKS.items():
             if applicable or arguments == ["method", "task_name"]:
@@ -86,11 +73,10 @@ class FamilyContract(UnderTest):
     def pairs(self) -> Iterator[tuple[Method, Task]]:
         """Each method with one or two of these families that it is applicable to, other ones for other methods."""
         for turn, method in enumerate(self.methods_under_test()):
-            factories = [factory for name, factory in self.tasks.items() if is_tested(method, name)]
-            tasks = [task for factory in factories if self.reason(method, task := factory()) is None]
+            tasks = [task for factory in self.tasks.values() if self.reason(method, task := factory()) is None]
             first = turn % max(len(tasks), 1)
             turned = tasks[first:] + tasks[:first]
-            count = len(turned) if EVERYWHERE else 1 if method.name in SLOW_TO_LOAD else 2
+            count = len(turned) if LOAD_ALL else 1 if method.name in SLOW_TO_LOAD else 2
             yield from ((method, task) for task in turned[:count])
 
 
