@@ -25,10 +25,11 @@ torch.set_num_threads(1)
 collect_ignore = ["third_party_plugin"]  # its tests run where it is installed: see test_third_party_plugin.py
 
 LONGEST = (
-    "search/test_search.py", "contract/test_contract_of_convnets.py", "contract/test_contract_of_transformers.py",
-    "search/test_interruption.py", "contract/test_contract_of_generators.py", "contract/test_contract_of_recurrent.py",
-    "search/test_sharing.py", "search/test_finals.py", "test_third_party_plugin.py", "plugins/test_acceleration.py",
-    "measure/test_two_searches.py", "contract/test_contract_of_perceptrons.py", "search/test_rung_search.py",
+    "contract/test_contract_of_convnets.py", "contract/test_contract_of_transformers.py", "search/test_search.py",
+    "contract/test_contract_of_generators.py", "contract/test_contract_of_recurrent.py", "search/test_interruption.py",
+    "contract/test_contract_of_perceptrons.py", "search/test_sharing.py", "search/test_finals.py",
+    "test_third_party_plugin.py", "plugins/test_acceleration.py", "measure/test_two_searches.py",
+    "search/test_rung_search.py",
     "plugins/test_onnx.py", "search/test_prospect.py", "search/test_sampler.py", "contract/", "search/test_prefixes.py",
     "test_errors.py", "plugins/test_pruning.py", "search/test_study.py", "test_cli.py", "test_portfolio.py",
     "plugins/test_by_sensitivity.py", "search/",
