@@ -21,21 +21,6 @@ from autocompress.testing_tasks import CLASSES, bright_quarters, features, image
 VOCABULARY, LENGTH = 32, 8
 
 
-class Residual(nn.Module):
-    """Two convolutions beside a shortcut."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        inner = functional.relu(self.norm1(self.conv1(x)))
-        return functional.relu(x + self.norm2(self.conv2(inner)))
-
-
 class TokenEncoder(nn.Module):
     """`nn.TransformerEncoder` over token embeddings, averaged: tokens (B, T) to logits (B, classes)."""
 
@@ -147,27 +132,43 @@ class DictInputs(nn.Module):
 
 @functools.cache
 def residual() -> Task:
-    """A residual convnet (He et al. 2016)."""
-    return train_task("residual", lambda: _convnet(Residual(16), Residual(16)), bright_quarters)
+    """torchvision's ResNet blocks: one whose shortcut is its input, one with a projection in it."""
+    from torchvision.models.resnet import BasicBlock, conv1x1  # type: ignore[import-untyped]
+
+    def build() -> nn.Module:
+        projection = nn.Sequential(conv1x1(16, 16), nn.BatchNorm2d(16))
+        return _convnet(BasicBlock(16, 16), BasicBlock(16, 16, downsample=projection))
+
+    return train_task("residual", build, bright_quarters)
 
 
 @functools.cache
-def depthwise() -> Task:
-    """A convnet of depthwise and pointwise convolutions (Howard et al. 2017, "MobileNets")."""
-    blocks = [
-        nn.Conv2d(16, 16, 3, padding=1, groups=16, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.Conv2d(16, 32, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
-        nn.Conv2d(32, 32, 3, padding=1, groups=32, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
-        nn.Conv2d(32, 16, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
-    ]  # fmt: skip
-    return train_task("depthwise", lambda: _convnet(*blocks), bright_quarters)
+def mobilenet() -> Task:
+    """torchvision's MobileNetV2 with two inverted residuals, the second with its shortcut."""
+    from torchvision.models import MobileNetV2  # type: ignore[import-untyped]
+
+    setting = [[1, 16, 1, 2], [2, 16, 1, 1]]  # expansion, channels, blocks, stride
+    return train_task("mobilenet", lambda: MobileNetV2(CLASSES, inverted_residual_setting=setting), bright_quarters)
+
+
+@functools.cache
+def efficientnet() -> Task:
+    """torchvision's EfficientNet with two blocks: squeeze and excitation, SiLU, stochastic depth."""
+    from torchvision.models.efficientnet import EfficientNet, MBConvConfig  # type: ignore[import-untyped]
+
+    blocks = [MBConvConfig(1, 3, 1, 16, 16, 1), MBConvConfig(2, 5, 1, 16, 16, 1)]
+    return train_task("efficientnet", lambda: EfficientNet(blocks, dropout=0.2, num_classes=CLASSES), bright_quarters)
 
 
 @functools.cache
 def grouped() -> Task:
     """A convnet with grouped convolutions (Xie et al. 2017, "ResNeXt")."""
-    blocks = [nn.Conv2d(16, 32, 3, padding=1, groups=4), nn.ReLU(), nn.Conv2d(32, 16, 1), nn.BatchNorm2d(16), nn.ReLU()]
-    return train_task("grouped", lambda: _convnet(*blocks), bright_quarters)
+
+    def build() -> nn.Module:
+        wide = nn.Conv2d(16, 32, 3, padding=1, groups=4)
+        return _convnet(wide, nn.ReLU(), nn.Conv2d(32, 16, 1), nn.BatchNorm2d(16), nn.ReLU())
+
+    return train_task("grouped", build, bright_quarters)
 
 
 @functools.cache
@@ -307,8 +308,8 @@ def dict_inputs() -> Task:
 FAMILIES: dict[str, Callable[[], Task]] = {
     factory.__name__: factory
     for factory in (
-        images, residual, depthwise, grouped, vit, encoder, bert, llama, gpt, lstm, gru, char_lstm, variable_length,
-        recommender, gru4rec, features, two_heads, dict_inputs,
+        images, residual, mobilenet, efficientnet, grouped, vit, encoder, bert, llama, gpt, lstm, gru, char_lstm,
+        variable_length, recommender, gru4rec, features, two_heads, dict_inputs,
     )
 }  # fmt: skip
 """Task by name; each is trained once a process."""

@@ -6,4 +6,4 @@ from tests.contract.families import FamilyContract, families
 
 
 class TestContract(FamilyContract):
-    tasks = families("images", "residual", "depthwise", "grouped", "dict_inputs")
+    tasks = families("images", "residual", "mobilenet", "efficientnet", "grouped", "dict_inputs")

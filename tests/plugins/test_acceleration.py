@@ -52,10 +52,10 @@ def with_statistics(model: nn.Module) -> nn.Module:
 def test_batch_norms_are_folded_exactly() -> None:
     task, method = residual(), BatchNormFolding()
     plan = method.decide(task.trained_model(), {}, task)
-    assert ["3.conv2", "3.norm2"] in plan["pairs"] and len(plan["pairs"]) == 5
+    assert ["3.conv2", "3.bn2"] in plan["pairs"] and len(plan["pairs"]) == 6
     folded = method.finalize(task.trained_model(), plan, task, CPU)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
-    assert not any("norm" in name for name in leaves(folded)) and "3.conv2.bias" in leaves(folded)
+    assert not any("bn" in name for name in leaves(folded)) and "3.conv2.bias" in leaves(folded)
     inputs = task.inputs(32)
     assert output_error(outputs(folded, inputs), outputs(task.trained_model(), inputs)) < 1e-6
 

@@ -132,8 +132,8 @@ SERVED = [
     for method, names in {
         SVD_LINEAR: "images vit encoder bert llama gpt char_lstm recommender gru4rec features two_heads dict_inputs",
         SVD_EMBEDDING: "encoder bert llama gpt char_lstm recommender gru4rec",
-        TUCKER2: "images residual depthwise grouped vit dict_inputs",
-        SPATIAL: "images residual depthwise grouped vit dict_inputs",
+        TUCKER2: "images residual mobilenet efficientnet grouped vit dict_inputs",
+        SPATIAL: "images residual mobilenet efficientnet grouped vit dict_inputs",
     }.items()
     for name in names.split()
 ]

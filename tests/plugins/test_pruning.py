@@ -313,7 +313,7 @@ def test_what_a_recurrent_layer_takes_can_be_narrower(kind: type[nn.LSTM | nn.GR
     assert output_error(outputs(smaller, inputs), expected) < 1e-6
 
 
-@pytest.mark.parametrize("family", ["residual", "depthwise", "grouped", "dict_inputs", "recommender"])
+@pytest.mark.parametrize("family", ["residual", "mobilenet", "efficientnet", "grouped", "dict_inputs", "recommender"])
 def test_leaving_out_is_what_removing_gives(family: str) -> None:
     task = FAMILIES[family]()
     model, inputs = task.trained_model(), task.inputs(8)
@@ -332,9 +332,9 @@ def test_the_ratio_is_the_share_of_channels_that_go(method: Method) -> None:
     task = FAMILIES["residual"]()
     uniform = {"scope": "uniform"} if method.name not in ("structured_random", "structured_lamp") else {}
     left = shapes(pruned(task, method, ratio=0.25, **uniform))
-    widths = [left[name][0] for name in ("0.weight", "3.conv1.weight", "4.conv1.weight")]
-    assert sum(widths) == 36  # of 3 x 16
-    assert not uniform or widths == [12, 12, 12]
+    widths = [left[name][0] for name in ("0.weight", "3.conv1.weight", "4.conv1.weight", "4.conv2.weight")]
+    assert sum(widths) == 48  # of 4 x 16
+    assert not uniform or widths == [12, 12, 12, 12]
 
 
 def group(root: str, size: int, kind: str = "", blocks: int = 1) -> Group:
@@ -519,8 +519,8 @@ def test_the_block_without_effect_is_dropped() -> None:
     task = FAMILIES["residual"]()
     model = task.trained_model()
     with torch.no_grad():
-        model.get_parameter("3.norm2.weight").zero_()
-        model.get_parameter("3.norm2.bias").zero_()
+        model.get_parameter("3.bn2.weight").zero_()
+        model.get_parameter("3.bn2.bias").zero_()
     changed = dataclasses.replace(task, model=model)
     assert decide(changed, LayerDropping())["dropped"] == ["3"]
     assert output_error(outputs(pruned(changed, LayerDropping()), task.inputs(8)), outputs(model, task.inputs(8))) == 0
