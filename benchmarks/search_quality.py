@@ -37,7 +37,8 @@ from autocompress import Choice
 from autocompress.metric import ACCURACY
 from autocompress.outcome import OK, Outcome
 from autocompress.search.hypervolume import front, hypervolume
-from autocompress.search.study import SamplerFactory, SearchStudy, grey_box
+from autocompress.search.sampler import STARTUP
+from autocompress.search.study import SamplerFactory, SearchStudy, free_beginning, grey_box
 from autocompress.space import BoundSpace, Choose
 
 Array = npt.NDArray[np.float64]
@@ -131,7 +132,8 @@ def ours(seconds: bool = False, costs: bool = True, **options: Any) -> Row:
 
     def run(table: Table, seed: int) -> Iterator[str]:
         known = functools.partial(known_costs, table) if costs else None
-        return through_search_study(functools.partial(grey_box, costs=known, **options), seconds, table, seed)
+        make = functools.partial(grey_box, costs=known, **{"startup": free_beginning(MARKS[-1])} | options)
+        return through_search_study(make, seconds, table, seed)
 
     return Row(run, ours=True)
 
@@ -198,6 +200,7 @@ ABLATIONS = {
     f"ours, {CHECKED} candidates measured": ours(checks=CHECKED),
     "ours, no neighbours": ours(neighbours=False),
     "ours, no refinements": ours(refinements=0),
+    "ours, a beginning of 5": ours(startup=STARTUP),
     "ours, no TPE": ours(underneath=None),
     "ours, no free exploration": ours(exploration=0.0),
     "ours, seconds told": ours(seconds=True),

@@ -6,6 +6,7 @@ free, and hands back what became of it. Everything that must survive is in the r
 
 from __future__ import annotations
 
+import functools
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -25,7 +26,14 @@ from autocompress.search.judging import judge_finalists, unjudged, unseen_hardwa
 from autocompress.search.look_ahead import look_ahead
 from autocompress.search.settings import Settings
 from autocompress.search.stopping import Stopping
-from autocompress.search.study import Proposal, SamplerFactory, SearchStudy, sharing_grey_box
+from autocompress.search.study import (
+    Proposal,
+    SamplerFactory,
+    SearchStudy,
+    free_beginning,
+    grey_box,
+    sharing_grey_box,
+)
 from autocompress.search.suggestions import after_probing
 from autocompress.search.trial import dead_worker_outcome, finish_folder, recorded_outcome
 from autocompress.search.warm_start import first_recipes
@@ -217,12 +225,12 @@ def run_search(settings: Settings) -> Run:
     return Run(folder.path, settings.task.model, settings.task.students)
 
 
-def _sampler(settings: Settings, space: BoundSpace) -> SamplerFactory | None:
-    """What makes the sampler; None for the usual one where nothing is shared."""
+def _sampler(settings: Settings, space: BoundSpace) -> SamplerFactory:
     wanted = settings.sampler
     if wanted is not None:
         return lambda define, seed: wanted
-    return sharing_grey_box(space) if settings.store else None
+    ours = sharing_grey_box(space) if settings.store else grey_box
+    return functools.partial(ours, startup=free_beginning(settings.budget.trials))
 
 
 def _run(search: Search, settings: Settings, folder: RunFolder, display: Display) -> None:

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
+from autocompress.search.embedding import Embedding
 from autocompress.search.history import History
-from autocompress.search.surrogate import Embedding, GaussianProcess
+from autocompress.search.surrogate import GaussianProcess
 
 Array = npt.NDArray[np.float64]
 Params = Mapping[str, Any]
@@ -128,7 +129,7 @@ class Forecaster:
         return self._history.turned([nothing if values is None else values for values in given])
 
     def _learn(self, target: str, rows: Array, values: Array, beliefs: Array) -> None:
-        process = self._processes.setdefault(target, GaussianProcess(self._embedding.owners))
+        process = self._processes.setdefault(target, GaussianProcess(self._embedding.blocks))
         process.fit(rows, values)
         if len(beliefs):
             process.believe(beliefs)

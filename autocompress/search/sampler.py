@@ -39,7 +39,7 @@ FINALIZERS = 0.15
 LEADERS, NEAR = 8, 128
 """The candidates that a refinement goes on from, and how many candidates next to them it looks at."""
 STARTUP = 5
-"""Trials before the model has a say: what was queued, and free exploration."""
+"""Trials before the model has a say, unless told otherwise: what was queued, and free exploration."""
 LEAST_SCORED, LEAST_MEASURED = 2, 5
 """Trials that the model needs: scored ones, and, together with the screened, measured ones."""
 MODEL_TRIALS = 300
@@ -85,12 +85,12 @@ class GreyBoxSampler(BaseSampler):
     whole recipes with it. What is given by `costs` (see `Costs`) is not predicted; with `checks`, costs are dear
     themselves: all candidates are predicted, and costs asked for only of that many of the best before one is taken.
 
-    `exploration` is the share of proposals that are random; the others are the best of `candidates`, after so many
-    `refinements`: each looks at what is next to the best so far. A trial's cost is what `seconds` says of it, or its
-    duration. `neighbours`, `underneath` and `cost_aware` switch off neighbours of the front, candidates of another
-    sampler, and the division by expected seconds. Where trainings are `shared`, candidates
-    that go on from one that was done, or runs, are offered, and cost what `after_training` says. Equal seeds and equal
-    histories, durations included, give equal proposals.
+    The first `startup` trials are what was queued and random recipes. `exploration` is the share of proposals that are
+    random from then on; the others are the best of `candidates`, after so many `refinements`: each looks at what is
+    next to the best so far. A trial's cost is what `seconds` says of it, or its duration. `neighbours`, `underneath`
+    and `cost_aware` switch off neighbours of the front, candidates of another sampler, and the division by expected
+    seconds. Where trainings are `shared`, candidates that go on from one that was done, or runs, are offered, and cost
+    what `after_training` says. Equal seeds and equal histories, durations included, give equal proposals.
     """
 
     def __init__(
@@ -102,6 +102,7 @@ class GreyBoxSampler(BaseSampler):
         checks: int | None = None,
         neighbours: bool = True,
         underneath: BaseSampler | Literal["tpe"] | None = "tpe",
+        startup: int = STARTUP,
         exploration: float = 0.3,
         candidates: int = 256,
         refinements: int = 2,
@@ -115,7 +116,8 @@ class GreyBoxSampler(BaseSampler):
         if candidates < 1:
             raise ValueError(f"`candidates >= 1` must hold, but got {candidates}")
         self._space, self._seed = Space(define), seed
-        self._neighbours, self._exploration, self._checks = neighbours, exploration, checks if costs else None
+        self._startup, self._exploration = startup, exploration
+        self._neighbours, self._checks = neighbours, checks if costs else None
         self._candidate_count, self._refinements = candidates, refinements
         self._sampler = _tpe(seed) if underneath == "tpe" else underneath
         self._forecaster = Forecaster(
@@ -134,7 +136,7 @@ class GreyBoxSampler(BaseSampler):
         rng = random.Random(f"{self._seed} {trial.number}")
         measured = len(history.scored) + len(history.screened)
         enough = len(history.scored) >= LEAST_SCORED and measured >= LEAST_MEASURED
-        modelled = enough and not is_free(history.asked, self._exploration, history.queued)
+        modelled = enough and not is_free(history.asked, self._exploration, self._startup - history.queued)
         chosen = self._choose(history, rng) if modelled else self._explore(history, rng)
         self._params, self.reasons[trial.number] = chosen
         return {name: self._space.distributions[name] for name in self._params}
@@ -265,13 +267,11 @@ class GreyBoxSampler(BaseSampler):
         return outlook, gain, np.lexsort((outlook.violation, -gain * outlook.feasible / outlook.seconds))
 
 
-def is_free(asked: int, exploration: float, queued: int = 0) -> bool:
+def is_free(asked: int, exploration: float, first: int) -> bool:
     """Whether the proposal after `asked` others is left to free exploration.
 
-    The first ones are, fewer where others were `queued`, and then as many as keep the share of free ones at no less
-    than `exploration`.
+    The `first` ones are, and then as many as keep the share of free ones at no less than `exploration`.
     """
-    first = STARTUP - queued
     return _free_of(asked + 1, exploration, first) > _free_of(asked, exploration, first)
 
 

@@ -22,12 +22,14 @@ from autocompress.run import DUPLICATE_OF, OUTCOME, PROMOTED, PROPOSED, RECIPE, 
 from autocompress.search.candidates import Define, Params
 from autocompress.search.history import MEASURED
 from autocompress.search.mirror import Answer, MirroredStudy
-from autocompress.search.sampler import GreyBoxSampler
+from autocompress.search.sampler import STARTUP, GreyBoxSampler
 from autocompress.search.screening import LEAST_SEEN, Hurdles, judgeable
 from autocompress.selection import time_ratios
 from autocompress.space import BoundSpace, grid_size, grid_value
 
 SamplerFactory = Callable[[Define, int], optuna.samplers.BaseSampler]
+MOST_FREE, LONG = 15, 200
+"""Trials that a long search begins with before its model has a say, and the trials of such a search."""
 RANDOM_DRAWS = 1000
 """Draws for a recipe that was not tried, before the space counts as exhausted."""
 
@@ -242,6 +244,15 @@ def walk(space: BoundSpace, trial: Trial) -> None:
 def grey_box(define: Define, seed: int, **options: Any) -> GreyBoxSampler:
     """The sampler of a search; options are those of `GreyBoxSampler`."""
     return GreyBoxSampler(define, seed=seed, seconds=_whole_s, **options)
+
+
+def free_beginning(trials: int | None) -> int:
+    """How many trials come before the sampler's model has a say: few where trials are few, or nobody knows how many.
+
+    A search of 200 trials is better from the beginning with fifteen, and a search of a quarter of an hour with five
+    (benchmarks/search_quality.md, benchmarks/search_rivals.md).
+    """
+    return min(max((trials or 0) * MOST_FREE // LONG, STARTUP), MOST_FREE)
 
 
 def sharing_grey_box(space: BoundSpace) -> SamplerFactory:

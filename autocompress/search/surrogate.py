@@ -3,77 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from torch import Tensor
 
-from autocompress.search.candidates import share_of_range
+from autocompress.search.embedding import Block
 
 Array = npt.NDArray[np.float64]
 
-NUMERIC_RANGE = 2.0
-"""Distance between the ends of a numeric range, where two options of a choice are 1 apart."""
 SCALES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Inverse squared length scales that are tried."""
 NOISES = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3)
 """Shares of the variance that are noise, of those tried."""
-WEIGHT_SPREAD = 0.5
-"""Standard deviation that the prior allows the logarithm of a parameter's weight."""
-TUNING_ROWS = 120
-"""Trials that the marginal likelihood is computed on."""
-
-
-class Embedding:
-    """Parameters as points whose squared distance counts what differs.
-
-    A choice is 1 apart from another; a number is as far as the share of its (logarithmic) range; a parameter that one
-    recipe has and the other does not is 1 apart, so that conditional parameters are compared only where both have them.
-    """
-
-    def __init__(self, distributions: Mapping[str, BaseDistribution]) -> None:
-        self._distributions = {name: d for name, d in sorted(distributions.items()) if not d.single()}
-        owners: list[int] = []
-        self._columns: dict[str, int] = {}
-        for owner, (name, distribution) in enumerate(self._distributions.items()):
-            self._columns[name] = len(owners)
-            owners += [owner] * (len(distribution.choices) if isinstance(distribution, CategoricalDistribution) else 2)
-        self.owners = np.array(owners, dtype=np.intp)
-        """The parameter that each column belongs to."""
-
-    @property
-    def parameters(self) -> int:
-        return len(self._distributions)
-
-    def __call__(self, recipes: Sequence[Mapping[str, Any]]) -> Array:
-        """Rows for recipes by their parameters: (recipes, columns)."""
-        rows = np.zeros((len(recipes), len(self.owners)))
-        for name, distribution in self._distributions.items():
-            has = [index for index, recipe in enumerate(recipes) if name in recipe]
-            inner = np.array([distribution.to_internal_repr(recipes[index][name]) for index in has])
-            first = self._columns[name]
-            if isinstance(distribution, CategoricalDistribution):
-                rows[has, first + inner.astype(int)] = math.sqrt(0.5)
-            else:
-                rows[has, first] = math.sqrt(0.5)
-                rows[has, first + 1] = NUMERIC_RANGE * share_of_range(distribution, inner)
-        return rows
+SPREAD = 0.5
+"""Standard deviation that the prior allows the logarithm of a parameter's weight, and each coordinate of an option."""
+LEAST = 1e-5
+"""The least scale, and share of the variance that is noise: with less, equal rows could not be told from errors."""
+TUNING_ROWS, TUNING_STEPS, STEP = 120, 20, 0.1
+"""Trials that the marginal likelihood is computed on, and how often and how far Adam goes uphill on it."""
 
 
 class GaussianProcess:
-    """A regression with uncertainty: squared exponential kernel, a weight per parameter, by marginal likelihood.
+    """A regression with uncertainty: a squared exponential kernel, fitted by its marginal likelihood.
 
-    Rasmussen and Williams, "Gaussian Processes for Machine Learning" (2006), chapters 2 and 5. Values are warped first:
-    differences count fully near the best values and logarithmically far from them, where nobody wants to be.
+    Fitted are its scale, the noise, a weight for each parameter, and a place for each option: two options that do the
+    same to what trials score come to lie near each other. Parameters with equal options share the places, so that
+    each trial teaches them several times. Rasmussen and Williams, "Gaussian Processes for Machine Learning" (2006),
+    chapters 2 and 5. Values are warped first: differences count fully near the best values and logarithmically far from
+    them, where nobody wants to be.
     """
 
-    def __init__(self, owners: npt.NDArray[np.intp]) -> None:
-        self._owners = owners
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self._blocks = blocks
         self._scale, self._noise = SCALES[2], NOISES[2]
-        self._weights = np.ones(int(owners.max()) + 1 if len(owners) else 0)
+        self._log_weights = torch.zeros(len(blocks), dtype=torch.float64)
+        widths = {block.options: block.width for block in blocks if block.options is not None}
+        self._places = {options: torch.eye(width, dtype=torch.float64) for options, width in widths.items()}
+        self._stretch = np.empty((0, 0))
         self._tuned_at = 0
         self._inverse_root = self._rows = np.empty((0, 0))
         self._coefficients = self._targets = np.empty(0)
@@ -91,7 +60,7 @@ class GaussianProcess:
 
     def predict(self, rows: Array) -> tuple[Array, Array]:
         """Mean and standard deviation, noise left out, of warped values: (recipes,) each."""
-        across = self._kernel(rows, self._rows, self._weights, self._scale)
+        across = self._kernel(rows, self._rows)
         mean = across @ self._coefficients
         explained = np.linalg.norm(across @ self._inverse_root.T, axis=1) ** 2
         deviation = np.sqrt(self._variance * np.maximum(1 - explained, 1e-9))
@@ -99,8 +68,8 @@ class GaussianProcess:
 
     def believe(self, rows: Array) -> None:
         """Take the predictions for recipes whose trials still run as if they were results, with the same variance."""
-        across = self._kernel(rows, self._rows, self._weights, self._scale)
-        within = self._kernel(rows, rows, self._weights, self._scale) + self._noise * np.eye(len(rows))
+        across = self._kernel(rows, self._rows)
+        within = self._kernel(rows, rows) + self._noise * np.eye(len(rows))
         mixed = across @ self._inverse_root.T
         corner = _inverse_root(within - mixed @ mixed.T)
         top = np.concatenate([self._inverse_root, np.zeros((len(self._rows), len(rows)))], axis=1)
@@ -125,47 +94,70 @@ class GaussianProcess:
 
     def _solve(self) -> None:
         count = len(self._targets)
-        kernel = self._kernel(self._rows, self._rows, self._weights, self._scale)
+        kernel = self._kernel(self._rows, self._rows)
         self._inverse_root = _inverse_root(kernel + self._noise * np.eye(count))
         whitened = self._inverse_root @ self._targets
         self._coefficients = self._inverse_root.T @ whitened
         self._variance = max(float(whitened @ whitened) / count, 1e-6)
 
     def _tune(self) -> None:
-        """Scale and noise by a grid, then each parameter's weight by steps uphill."""
+        """Scale and noise by a grid; then these, weights and places by steps uphill."""
         self._tuned_at = len(self._targets)
         chosen = slice(None, None, math.ceil(len(self._targets) / TUNING_ROWS))
-        rows, targets = self._rows[chosen], self._targets[chosen]
-        parts = np.stack([_squared_distance(rows[:, own], rows[:, own]) for own in self._own_columns()])
+        rows, targets = torch.from_numpy(self._rows[chosen]), torch.from_numpy(self._targets[chosen])
+        apart = _own_squared_distance(rows @ self._stretched())
         _, self._scale, self._noise = max(
-            (self._evidence(parts, targets, self._weights, scale, noise), scale, noise)
+            (float(_evidence(torch.exp(-scale * apart), targets, noise)), scale, noise)
             for scale in SCALES
             for noise in NOISES
         )
-        best = self._evidence(parts, targets, self._weights, self._scale, self._noise)
-        for index in range(len(self._weights)):
-            for factor in (0.4, 2.5):
-                weights = self._weights.copy()
-                weights[index] *= factor
-                evidence = self._evidence(parts, targets, weights, self._scale, self._noise)
-                if evidence > best:
-                    best, self._weights = evidence, weights
+        self._climb(rows, targets)
+        self._stretch = math.sqrt(self._scale) * self._stretched().numpy()
 
-    def _evidence(self, parts: Array, targets: Array, weights: Array, scale: float, noise: float) -> float:
-        """Logarithm of the marginal likelihood with the variance at its best, and of the prior of the weights."""
-        count = len(targets)
-        kernel = np.exp(-scale * np.tensordot(weights, parts, 1))
-        root = np.linalg.cholesky(kernel + noise * np.eye(count))
-        whitened = np.linalg.solve(root, targets)
-        likelihood = -0.5 * count * math.log(float(whitened @ whitened) / count + 1e-12) - np.log(np.diag(root)).sum()
-        return float(likelihood) - float((np.log(weights) ** 2).sum()) / (2 * WEIGHT_SPREAD**2)
+    def _climb(self, rows: Tensor, targets: Tensor) -> None:
+        """Adam on the logarithm of the marginal likelihood and of the prior."""
+        both = torch.tensor([self._scale, self._noise], dtype=torch.float64).log()
+        variables = [both, self._log_weights, *self._places.values()]
+        optimizer = torch.optim.Adam([variable.requires_grad_() for variable in variables], lr=STEP)
+        for _ in range(TUNING_STEPS):
+            optimizer.zero_grad()
+            scale, noise = both.exp().clamp_min(LEAST)
+            kernel = torch.exp(-scale * _own_squared_distance(rows @ self._stretched()))
+            (-_evidence(kernel, targets, noise) - self._log_prior()).backward()
+            optimizer.step()
+        for variable in variables:
+            variable.requires_grad_(False)
+        self._scale, self._noise = both.exp().clamp_min(LEAST).tolist()
 
-    def _kernel(self, left: Array, right: Array, weights: Array, scale: float) -> Array:
-        factors = np.sqrt(scale * weights[self._owners])
-        return np.exp(-_squared_distance(left * factors, right * factors))
+    def _log_prior(self) -> Tensor:
+        away = [self._log_weights, *(place - torch.eye(len(place)) for place in self._places.values())]
+        return -torch.stack([(distance**2).sum() for distance in away]).sum() / (2 * SPREAD**2)
 
-    def _own_columns(self) -> list[npt.NDArray[np.intp]]:
-        return [np.flatnonzero(self._owners == owner) for owner in range(len(self._weights))]
+    def _stretched(self) -> Tensor:
+        """What rows are multiplied by before distances are taken, but for the scale: (columns, columns)."""
+        matrix = torch.zeros((sum(block.width for block in self._blocks),) * 2, dtype=torch.float64)
+        for block, root in zip(self._blocks, torch.exp(self._log_weights / 2), strict=True):
+            own = slice(block.first, block.first + block.width)
+            place = torch.eye(block.width) if block.options is None else self._places[block.options]
+            matrix[own, own] = root * place
+        return matrix
+
+    def _kernel(self, left: Array, right: Array) -> Array:
+        return np.exp(-_squared_distance(left @ self._stretch, right @ self._stretch))
+
+
+def _evidence(kernel: Tensor, targets: Tensor, noise: Tensor | float) -> Tensor:
+    """Logarithm of the marginal likelihood with the variance at its best, up to a constant."""
+    count = len(targets)
+    root = torch.linalg.cholesky(kernel + noise * torch.eye(count, dtype=kernel.dtype))
+    whitened = torch.linalg.solve_triangular(root, targets[:, None], upper=False)
+    return -0.5 * count * torch.log((whitened**2).sum() / count + 1e-12) - root.diagonal().log().sum()
+
+
+def _own_squared_distance(rows: Tensor) -> Tensor:
+    """Between all pairs of rows: (rows, rows)."""
+    squares = (rows**2).sum(1)
+    return (squares[:, None] + squares[None] - 2 * rows @ rows.T).clamp_min(0)
 
 
 def _inverse_root(matrix: Array) -> Array:

@@ -24,11 +24,12 @@ from autocompress.metric import ACCURACY
 from autocompress.outcome import OK, Outcome
 from autocompress.search.acquisition import spread
 from autocompress.search.candidates import Space, other_value, random_value
+from autocompress.search.embedding import Embedding
 from autocompress.search.history import MEASURED, key_of
 from autocompress.search.hypervolume import boxes, expected_gain, front, hypervolume
 from autocompress.search.sampler import STARTUP, GreyBoxSampler, is_free
-from autocompress.search.study import SearchStudy, define, grey_box, prefix_params
-from autocompress.search.surrogate import Embedding, GaussianProcess
+from autocompress.search.study import SearchStudy, define, free_beginning, grey_box, prefix_params
+from autocompress.search.surrogate import GaussianProcess
 from autocompress.space import BoundSpace
 
 DIRECTIONS = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE, StudyDirection.MINIMIZE]
@@ -189,7 +190,7 @@ def test_the_process_learns_a_conditional_function_and_how_sure_it_is() -> None:
     values = np.array([-scores(recipe)[0] for recipe in recipes])
     embedding = Embedding(space.distributions)
     rows = embedding(recipes)
-    process = GaussianProcess(embedding.owners)
+    process = GaussianProcess(embedding.blocks)
     process.fit(rows[:160], values[:160])
     mean, deviation = process.predict(rows[160:])
     errors = process.unwarp(mean) - values[160:]
@@ -199,11 +200,24 @@ def test_the_process_learns_a_conditional_function_and_how_sure_it_is() -> None:
     assert process.predict(rows[:160])[1].mean() < deviation.mean()
 
 
+def test_options_that_do_the_same_are_seen_to_be_alike_in_all_parameters_that_have_them() -> None:
+    """Two of four options are good; which of them are, the last parameter has not shown."""
+    names, rng = [f"edge{index}" for index in range(4)], random.Random(0)
+    space = {name: CategoricalDistribution(("a", "b", "c", "d")) for name in names}
+    recipes = [{name: rng.choice("abcd" if name != "edge3" else "ac") for name in names} for _ in range(60)]
+    values = np.array([float(sum(recipe[name] in "cd" for name in names)) for recipe in recipes])
+    embedding = Embedding(space)
+    process = GaussianProcess(embedding.blocks)
+    process.fit(embedding(recipes), values)
+    (unseen_bad, unseen_good), _ = process.predict(embedding([dict.fromkeys(names, "a") | {"edge3": o} for o in "bd"]))
+    assert process.unwarp(np.array([unseen_good - unseen_bad]))[0] > 0.4
+
+
 def test_what_is_believed_makes_its_place_certain_and_moves_nothing() -> None:
     space, rng = Space(SPACE), random.Random(0)
     recipes = [space.at_random(rng) for _ in range(40)]
     embedding = Embedding(space.distributions)
-    process = GaussianProcess(embedding.owners)
+    process = GaussianProcess(embedding.blocks)
     process.fit(embedding(recipes[:30]), np.array([scores(recipe)[1] for recipe in recipes[:30]]))
     before, unsure = process.predict(embedding(recipes[30:]))
     process.believe(embedding(recipes[30:]))
@@ -213,9 +227,9 @@ def test_what_is_believed_makes_its_place_certain_and_moves_nothing() -> None:
 
 
 def test_warping_is_undone() -> None:
-    process = GaussianProcess(np.zeros(1, dtype=np.intp))
+    process = GaussianProcess([])
     values = np.array([1.0, 2.0, 3.0, 50.0])
-    process.fit(np.arange(4.0)[:, None], values)
+    process.fit(np.empty((4, 0)), values)
     for value in (-3.0, 1.0, 2.5, 50.0):
         assert process.unwarp(np.array([process.warp(value)])) == pytest.approx([value])
 
@@ -255,14 +269,21 @@ def test_reasons_tell_where_a_recipe_came_from_and_what_was_expected() -> None:
 
 @pytest.mark.parametrize("exploration", [0.0, 0.3, 1.0])
 def test_the_free_share_is_kept_at_every_time(exploration: float) -> None:
-    free = [is_free(asked, exploration) for asked in range(200)]
+    free = [is_free(asked, exploration, STARTUP) for asked in range(200)]
     for asked in range(1, 201):
         assert sum(free[:asked]) == max(min(asked, STARTUP), math.ceil(round(exploration * asked, 9)))
 
 
-def test_what_was_queued_takes_the_place_of_the_first_free_ones() -> None:
-    assert [is_free(asked, 0.0, queued=3) for asked in range(4)] == [True, True, False, False]
-    assert [is_free(asked, 0.3, queued=9) for asked in range(5)] == [True, False, False, True, False]
+def test_the_first_are_free_and_none_of_them_where_more_was_queued() -> None:
+    assert [is_free(asked, 0.0, first=2) for asked in range(4)] == [True, True, False, False]
+    assert [is_free(asked, 0.3, first=-4) for asked in range(5)] == [True, False, False, True, False]
+
+
+def test_long_searches_begin_with_more_free_exploration() -> None:
+    assert [free_beginning(trials) for trials in (None, 12, 50, 100, 200, 1000)] == [5, 5, 5, 7, 15, 15]
+    sampler = grey_box(SPACE, 0, startup=8, exploration=0.0)
+    run(sampler, 10)
+    assert origins(sampler)[:8] == ["free exploration"] * 8 and "free exploration" not in origins(sampler)[8:]
 
 
 def test_each_part_can_be_switched_off() -> None:
