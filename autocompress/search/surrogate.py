@@ -22,7 +22,7 @@ SPREAD = 0.5
 """Standard deviation that the prior allows the logarithm of a parameter's weight, and each coordinate of an option."""
 LEAST = 1e-5
 """The least scale, and share of the variance that is noise: with less, equal rows could not be told from errors."""
-TUNING_ROWS, TUNING_STEPS, STEP = 120, 20, 0.1
+TUNING_ROWS, TUNING_STEPS, STEP = 200, 40, 0.1
 """Trials that the marginal likelihood is computed on, and how often and how far Adam goes uphill on it."""
 
 
@@ -39,9 +39,6 @@ class GaussianProcess:
     def __init__(self, blocks: Sequence[Block]) -> None:
         self._blocks = blocks
         self._scale, self._noise = SCALES[2], NOISES[2]
-        self._log_weights = torch.zeros(len(blocks), dtype=torch.float64)
-        widths = {block.options: block.width for block in blocks if block.options is not None}
-        self._places = {options: torch.eye(width, dtype=torch.float64) for options, width in widths.items()}
         self._stretch = np.empty((0, 0))
         self._tuned_at = 0
         self._inverse_root = self._rows = np.empty((0, 0))
@@ -101,8 +98,14 @@ class GaussianProcess:
         self._variance = max(float(whitened @ whitened) / count, 1e-6)
 
     def _tune(self) -> None:
-        """Scale and noise by a grid; then these, weights and places by steps uphill."""
+        """Scale and noise by a grid; then these, weights and places by steps uphill.
+
+        From the beginning each time: what a few trials taught may be the foot of another hill.
+        """
         self._tuned_at = len(self._targets)
+        self._log_weights = torch.zeros(len(self._blocks), dtype=torch.float64)
+        widths = {block.options: block.width for block in self._blocks if block.options is not None}
+        self._places = {options: torch.eye(width, dtype=torch.float64) for options, width in widths.items()}
         chosen = slice(None, None, math.ceil(len(self._targets) / TUNING_ROWS))
         rows, targets = torch.from_numpy(self._rows[chosen]), torch.from_numpy(self._targets[chosen])
         apart = _own_squared_distance(rows @ self._stretched())
