@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from autocompress import Choice, Float, Method, NotApplicable, Parameter, Plan, Target, Task, Technique, Trait
 from autocompress.effect import outputs
 from autocompress.sensitivity import profile
+from autocompress_pruning.belonging import belong
 from autocompress_pruning.group_shares import LEVELS, group_macs, group_weights, solved_shares
 from autocompress_pruning.ranking import Scope, least_important, lowest
 from autocompress_pruning.replay import replay
 from autocompress_pruning.trace import Group, find_groups, removals
 from autocompress_pruning.trial import largest_that_works
 
-FIXED = "its width is fixed by the model's own code"
+FIXED = "its width is fixed by the model's own code, or that puts its channels into an order that cannot be followed"
 _NOT_SCORING = ("ratio", "round_to", "scope", "steps")
 """Parameters that do not decide which channels of a group go first."""
 Choose = Callable[[Sequence[Group]], Mapping[str, list[int]]]
@@ -87,7 +88,8 @@ class StructuredPruning(Method, ABC):
     def decide(self, model: nn.Module, params: Mapping[str, Any], task: Task) -> Plan:
         """Which indices go from which dimension of which layer, as lists of `replay.Removal`, one list a round.
 
-        What is chosen was tried: the pruned model runs and its outputs keep their shapes. Groups that fail are left.
+        What is chosen was tried: the pruned model runs, its outputs keep their shapes, and what goes belongs together.
+        Groups that fail are left.
         """
         inputs, steps = task.inputs(2), int(params.get("steps", 1))
         scope = Scope(params.get("scope", self.scopes[0]))
@@ -153,8 +155,10 @@ def _that_work(
 ) -> dict[str, list[int]]:
     """Those removals that the model runs without, all together, with its outputs' shapes kept.
 
-    Groups fail for a width written into the model's code, or a layer that Torch-Pruning does not understand.
+    Groups fail for a width written into the model's code, a layer that Torch-Pruning does not understand, or channels
+    that do not belong together.
     """
+    right = belong(model, inputs, groups, chosen)
     shapes = [tensor.shape for tensor in outputs(model, inputs)]
 
     def works(roots: Sequence[str]) -> bool:
@@ -162,4 +166,4 @@ def _that_work(
         emptied = any(tensor.numel() == 0 for tensor in pruned.parameters())
         return not emptied and [tensor.shape for tensor in outputs(pruned, inputs)] == shapes
 
-    return {root: chosen[root] for root in largest_that_works(list(chosen), works, enough)}
+    return {root: chosen[root] for root in largest_that_works(right, works, enough)}
