@@ -21,7 +21,10 @@ from autocompress_pruning.replay import replay
 from autocompress_pruning.trace import Group, find_groups, removals
 from autocompress_pruning.trial import largest_that_works
 
-FIXED = "its width is fixed by the model's own code, or that puts its channels into an order that cannot be followed"
+FIXED = (
+    "the model's own code fixes its width or changes the order of its channels,"
+    " or a layer that reads them (a grouped transposed convolution) can lose none"
+)
 _NOT_SCORING = ("ratio", "round_to", "scope", "steps")
 """Parameters that do not decide which channels of a group go first."""
 Choose = Callable[[Sequence[Group]], Mapping[str, list[int]]]
@@ -77,7 +80,7 @@ class StructuredPruning(Method, ABC):
         scores = {group.root: torch.arange(group.size).float() for group in groups}
         chosen = least_important(groups, scores, 0.5, 1, Scope.UNIFORM)
         if not _that_work(model, inputs, groups, chosen, enough=1):
-            raise NotApplicable(f"{self.name} {self.rule}")
+            raise NotApplicable(f"{self.name} {self.rule}" + "".join(f"; {root}: {FIXED}" for root in chosen))
 
     rule: ClassVar[str] = (
         "removes channels of convolutions and linear layers, but this model has none that may go: layers that give"

@@ -324,6 +324,38 @@ def test_a_model_that_cannot_be_traced_is_not_applicable() -> None:
         StructuredMagnitude().check(make_task(Shuffled(nn.Linear(4, 2)), torch.randn(2, 4)), CPU)
 
 
+def neox(use_cache: bool = False) -> nn.Module:
+    """Its queries, keys and values come from one layer, head by head."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    model: nn.Module = GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            vocab_size=40, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64,
+            max_position_embeddings=16, use_cache=use_cache,
+        )
+    )  # fmt: skip
+    return model
+
+
+def test_indices_that_no_channel_has_make_no_group() -> None:
+    groups = find_groups(neox(), {"input_ids": torch.randint(40, (2, 8))})
+    assert groups
+    assert not any("query_key_value" in group.root for group in groups)
+    assert all(min(member.indices) >= 0 for group in groups for member in group.members)
+
+
+def test_what_torch_pruning_fails_at_is_said_in_words() -> None:
+    reason = "through the model, but it does not understand what the model's forward does with them$"
+    with pytest.raises(NotApplicable, match=reason):
+        find_groups(neox(use_cache=True), {"input_ids": torch.randint(40, (2, 8))})
+
+
+def test_channels_that_a_grouped_transposed_convolution_reads_stay_and_that_is_said() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ConvTranspose2d(16, 32, 4, groups=4), nn.ReLU(), nn.Conv2d(32, 3, 3))
+    with pytest.raises(NotApplicable, match=r"; 0: .* or a layer that reads them \(a grouped transposed convolution\)"):
+        StructuredMagnitude().check(make_task(model, torch.randn(2, 3, 8, 8)), CPU)
+
+
 def test_decide_needs_no_gradients_and_leaves_the_model_alone() -> None:
     model = images().trained_model()
     before = copy.deepcopy(model.state_dict())
