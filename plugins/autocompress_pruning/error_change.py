@@ -26,7 +26,9 @@ class StructuredErrorChange(StructuredPruning):
     The truth that `structured_taylor` and `structured_hessian` estimate, for one channel at a time, at the price of a
     forward pass each; a channel without which the loss falls goes first. Where there are more channels than
     `evaluations`, or than `seconds` allow, those of like size are left out together. Good for small models and few
-    channels; slow for large ones, where the estimates do as well.
+    channels; slow for large ones, where the estimates do as well. The loss is that on calibration data, or
+    else training data: were it on validation data, channels would be chosen by the very score that trials are compared
+    by, and that score would flatter this method.
     Mozer and Smolensky 1989, "Skeletonization"; ablation as Morcos et al. 2018, "On the Importance of Single
     Directions for Generalization".
     """

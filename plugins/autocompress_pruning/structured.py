@@ -57,7 +57,8 @@ class StructuredPruning(Method, ABC):
         """`ratio`: share of the channels that is removed; `round_to`: what the channels left are multiples of.
 
         Wide vector instructions want multiples of 8, tensor cores of 16 to 64; layers of no more than `round_to`
-        channels are not rounded. `scope`: see `Scope`. `steps`: prune in so many rounds, and score anew in each.
+        channels are not rounded. `scope`: see `Scope`. `steps`: prune in so many rounds, and score what is
+        left anew in each; nothing is trained in between, all recovery comes after the last round.
         """
         space: dict[str, Parameter] = {
             "ratio": Float(0.1, 0.9, default=0.5, step=0.05),
