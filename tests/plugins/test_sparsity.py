@@ -276,6 +276,14 @@ def test_2_4_says_what_it_needs() -> None:
     assert Trait.PRUNED in SemiStructured24().refuses
 
 
+@pytest.mark.parametrize("method", ["structured_magnitude", "attention_heads", "recurrent_units", "embedding_columns"])
+def test_channels_do_not_move_under_the_2_4_pattern(method: str) -> None:
+    steps = [registry().get(name) for name in ("semi_structured_24", method)]
+    with pytest.raises(InvalidInput, match=f"'{method}' cannot follow 'semi_structured_24', which leaves a pattern"):
+        check_order(steps)
+    check_order([registry().get("unstructured_magnitude"), steps[1]])
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_2_4_on_sparse_tensor_cores(tmp_path: Path) -> None:
