@@ -58,7 +58,9 @@ class Trait(StrEnum):
     """What a step leaves on a model that a later step may be unable to work with; the values are said in errors."""
 
     PRUNED = "removed channels"
+    MERGED = "rows that share one"
     SPARSE = "zeros that must stay"
+    PATTERN = "a pattern of zeros that ends where channels move"
     FACTORIZED = "layers split in two"
     QUANTIZED = "weights that are no floating-point parameters any more"
     PACKED = "weights stored in fewer bits than they run with"
@@ -127,7 +129,8 @@ class Method:
     gives: ClassVar[frozenset[Trait]] = frozenset()
     """What it leaves on a model."""
     refuses: ClassVar[frozenset[Trait]] = frozenset()
-    """What it cannot work with. Whoever finalizes or packs refuses `Trait.FOREIGN` without saying so."""
+    """What it cannot work with. Whoever finalizes or packs refuses `Trait.FOREIGN`, and whoever gives
+    `Trait.PRUNED` refuses `Trait.PATTERN`, without saying so."""
     max_output_error: ClassVar[float] = 0.5
     """How much `finalize` may change the outputs: the RMS of the difference by the RMS of the outputs; more fails."""
     reload_error: ClassVar[float] = 0.0
@@ -204,5 +207,9 @@ class Method:
 
     def conflict(self, earlier: Method) -> Trait | None:
         """What the earlier step leaves that this one cannot work with."""
-        refused = self.refuses | ({Trait.FOREIGN} if self.overrides("finalize", "pack") else frozenset())
+        refused = set(self.refuses)
+        if self.overrides("finalize", "pack"):
+            refused.add(Trait.FOREIGN)
+        if Trait.PRUNED in self.gives:
+            refused.add(Trait.PATTERN)
         return next((trait for trait in Trait if trait in earlier.gives & refused), None)

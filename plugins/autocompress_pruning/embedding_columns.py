@@ -11,9 +11,6 @@ from autocompress_pruning.narrowing import ColumnPruning
 from autocompress_pruning.readers import set_weight
 from autocompress_pruning.scattered import ScatteredEmbedding
 
-FEWEST_ROWS = 8
-"""A table of fewer rows saves hardly more bytes than the list of its columns takes."""
-
 
 class EmbeddingColumns(ColumnPruning):
     """Removes the columns of embedding tables with the smallest norm, and the inputs of the layers that read them.
@@ -28,11 +25,10 @@ class EmbeddingColumns(ColumnPruning):
 
     name = "embedding_columns"
     kinds = (nn.Embedding,)
+    alike = (nn.EmbeddingBag,)
     columns = "columns of nn.Embedding tables"
 
     def unsuitable(self, layer: nn.Embedding) -> str:
-        if layer.num_embeddings < FEWEST_ROWS:
-            return f"has {layer.num_embeddings} rows, too few to save bytes"
         if layer.max_norm is not None:
             return "has a `max_norm`, by which its rows are scaled when they are looked up"
         return "" if "weight" in layer._parameters else "has weights that are computed"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from autocompress import Integer, Method, NotApplicable, Parameter, Plan, Target, Task, Technique
+from autocompress import Integer, Method, NotApplicable, Parameter, Plan, Target, Task, Technique, Trait
 from autocompress.data import batches
 from autocompress.effect import outputs
 from autocompress.errors import first_line
@@ -59,6 +59,7 @@ class EmbeddingRows(Method):
 
     name = "embedding_rows"
     technique = Technique.PRUNING
+    gives = frozenset({Trait.MERGED})
 
     def search_space(self, task: Task) -> Mapping[str, Parameter]:
         """`min_count`: rows that are seen less often in up to 4096 training samples share one."""
@@ -78,7 +79,11 @@ class EmbeddingRows(Method):
         """By table, which rows are kept: one bit a row, as base64."""
         counts = count_rows(model, task)
         tables: dict[str, str] = {}
-        left: dict[str, str] = {}
+        left = {
+            name: "is an nn.EmbeddingBag, which is not handled"
+            for name, layer in model.named_modules()
+            if isinstance(layer, nn.EmbeddingBag)
+        }
         shared = shared_parameters(model)
         for name, count in counts.items():
             table = model.get_submodule(name)

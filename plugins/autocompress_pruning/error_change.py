@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from autocompress import Integer, Parameter, Task
 from autocompress.tensors import call
-from autocompress_pruning.dependency import Slice, slices
+from autocompress_pruning.belonging import left_out
 from autocompress_pruning.scores import group_scores, labelled, magnitude
 from autocompress_pruning.structured import StructuredPruning
 from autocompress_pruning.trace import Group
@@ -27,7 +26,9 @@ class StructuredErrorChange(StructuredPruning):
     The truth that `structured_taylor` and `structured_hessian` estimate, for one channel at a time, at the price of a
     forward pass each; a channel without which the loss falls goes first. Where there are more channels than
     `evaluations`, or than `seconds` allow, those of like size are left out together. Good for small models and few
-    channels; slow for large ones, where the estimates do as well.
+    channels; slow for large ones, where the estimates do as well. The loss is that on calibration data, or
+    else training data: were it on validation data, channels would be chosen by the very score that trials are compared
+    by, and that score would flatter this method.
     Mozer and Smolensky 1989, "Skeletonization"; ablation as Morcos et al. 2018, "On the Importance of Single
     Directions for Generalization".
     """
@@ -88,33 +89,3 @@ def _changes(
         with left_out(model, group, channels):
             changes[channels] = (loss() - unpruned) / len(channels)
     return changes
-
-
-@contextmanager
-def left_out(model: nn.Module, group: Group, channels: Sequence[int]) -> Iterator[None]:
-    """The model without these channels of the group, in place: all weights that would go are zero meanwhile.
-
-    The same as removing them, but for normalization over the channels, which counts them still.
-    """
-    parts = [part for part in _parts(model, group, set(channels)) if part.indices]
-    rows = [torch.tensor(part.indices) for part in parts]
-    kept = []
-    with torch.no_grad():
-        for part, row in zip(parts, rows, strict=True):
-            kept.append(part.parameter.index_select(part.dimension, row))
-            part.parameter.index_fill_(part.dimension, row, 0)
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for part, row, values in reversed(list(zip(parts, rows, kept, strict=True))):
-                part.parameter.index_copy_(part.dimension, row, values)
-
-
-def _parts(model: nn.Module, group: Group, channels: set[int]) -> Iterator[Slice]:
-    for member in group.members:
-        indices = [index for index, root in zip(member.indices, member.roots, strict=True) if root in channels]
-        if member.dimension is not None:
-            yield Slice(model.get_parameter(member.name), member.dimension, indices)
-        else:
-            yield from slices(model.get_submodule(member.name), member.into, indices)

@@ -52,20 +52,18 @@ class GradualPruning(Method, ABC):
 
     def check(self, task: Task, target: Target) -> None:
         """Raises NotApplicable if the model has no trainable weight of two dimensions."""
-        if not weights(task.trained_model()):
+        model = task.trained_model()
+        if not weights(model):
+            reasons = "".join(f"; {name} {reason}" for name, reason in _left(model).items())
             raise NotApplicable(
                 f"{self.name} sets single weights of layers to zero while training,"
-                " but this model has no trainable weight of two or more dimensions"
+                f" but this model has no trainable weight of two or more dimensions{reasons}"
             )
 
     def skipped(self, model: nn.Module, plan: Plan) -> Mapping[str, str]:
         """Weights that are dense still."""
         trained = weights(model)
-        found = {
-            name: "is frozen: nothing could make up for what it lost"
-            for name, parameter in model.named_parameters()
-            if is_matrix(parameter) and not parameter.requires_grad and parameter.is_floating_point()
-        }
+        found = _left(model)
         if trained and all(parameter.all() for parameter in trained.values()):
             found["all weights"] = "have no zeros: they are pruned step by step in the recovery, which needs epochs"
         return found
@@ -82,11 +80,30 @@ class GradualPruning(Method, ABC):
 
 def weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that are pruned, by name; tied ones once."""
-    return {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and parameter.is_floating_point() and is_matrix(parameter)
-    }
+    return {name: parameter for name, parameter in _matrices(model).items() if not _unsuitable(model, name)}
+
+
+def _left(model: nn.Module) -> dict[str, str]:
+    """The parameters that stay dense, with the reason."""
+    found = {name: _unsuitable(model, name) for name in _matrices(model)}
+    return {name: reason for name, reason in found.items() if reason}
+
+
+def _matrices(model: nn.Module) -> dict[str, nn.Parameter]:
+    named = model.named_parameters()
+    return {name: parameter for name, parameter in named if parameter.is_floating_point() and is_matrix(parameter)}
+
+
+def _unsuitable(model: nn.Module, name: str) -> str:
+    """Why a parameter cannot get zeros; empty if it can."""
+    if not model.get_parameter(name).requires_grad:
+        return "is frozen: nothing could make up for what it lost"
+    owner, _, own = name.rpartition(".")
+    stem, _, suffix = own.rpartition("_")  # `weight_g` and `weight_v` of torch.nn.utils.weight_norm make `weight`
+    by_hook = suffix in ("g", "v", "orig") and isinstance(vars(model.get_submodule(owner)).get(stem), Tensor)
+    if by_hook or "parametrizations" in name.split("."):
+        return "is what another weight is computed from, which a row of zeros could make NaN"
+    return ""
 
 
 def is_matrix(parameter: Tensor) -> bool:

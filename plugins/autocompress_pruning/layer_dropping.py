@@ -24,7 +24,9 @@ class LayerDropping(Method):
     A block is a module with layers of its own, in an `nn.ModuleList` or `nn.Sequential`, that gives a tensor of the
     shape that it takes; so what comes before it can go straight to what comes after. Saves time on every device, as no
     pruning of channels does, and needs recovery; no list is emptied. Blocks are ranked once, by the change of the
-    model's outputs when each one alone is passed by.
+    model's outputs when each one alone is passed by. Blocks behind one that is dropped move up in their names too, so
+    a loss that pairs layers of student and teacher by name (`feature_similarity`) teaches them by a block before their
+    own.
     Fan et al. 2020, "Reducing Transformer Depth on Demand with Structured Dropout"; Men et al. 2024, "ShortGPT: Layers
     in Large Language Models are More Redundant Than You Expect".
     """

@@ -5,6 +5,7 @@ The columns go from the layers that read them too, where these can be found; els
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypedDict
@@ -12,7 +13,7 @@ from typing import Any, ClassVar, TypedDict
 from torch import Tensor, nn
 
 from autocompress import Float, Method, NotApplicable, Parameter, Plan, Target, Task, Technique, Trait
-from autocompress.effect import output_error, outputs
+from autocompress.effect import byte_count, output_error, outputs
 from autocompress.errors import first_line
 from autocompress_pruning.readers import cut, find_readers, replace, same_tensors, shared_parameters
 from autocompress_pruning.replay import decode, encode
@@ -21,6 +22,10 @@ from autocompress_pruning.scattered import Scattered
 TRIED_SAMPLES = 4
 SAME = 1e-5
 """Outputs that differ by less, as a share of their RMS, differ by the order of float32 sums alone."""
+
+
+CLEARLY = 4
+"""How many times what a narrowing takes in the plan, which ships too, it must save."""
 
 
 class Narrowing(TypedDict):
@@ -39,6 +44,8 @@ class ColumnPruning(Method, ABC):
     technique = Technique.PRUNING
     gives = frozenset({Trait.PRUNED})
     kinds: ClassVar[tuple[type[nn.Module], ...]]
+    alike: ClassVar[tuple[type[nn.Module], ...]]
+    """Kinds that one might expect it to handle, and it does not."""
     columns: ClassVar[str]
     """What it removes of which layers, for errors."""
 
@@ -94,6 +101,9 @@ class ColumnPruning(Method, ABC):
     def _find(self, model: nn.Module, ratio: float, task: Task) -> Iterator[tuple[str, Narrowing | str]]:
         """By layer, how it is made narrower after those before it, or why it is not."""
         work, inputs = same_tensors(model), task.inputs(TRIED_SAMPLES)
+        for name, layer in model.named_modules():
+            if isinstance(layer, self.alike):
+                yield name, f"is an nn.{type(layer).__name__}, which is not handled"
         for name in [name for name, layer in model.named_modules() if type(layer) in self.kinds]:
             found = self._try(work, name, ratio, inputs)
             yield name, found
@@ -114,6 +124,9 @@ class ColumnPruning(Method, ABC):
             return f"has {count} columns, too few to remove {ratio:.0%}"
         kept = [encode(score.topk(count).indices.tolist()) for score in scores]
         scattered = Narrowing(layer=name, kept=kept, readers={})
+        saved, cost = _bytes(layer) - _bytes(self.shrink(layer, [decode(part) for part in kept])), _cost(scattered)
+        if saved < CLEARLY * cost:
+            return f"would save {saved} bytes, hardly more than the {cost} of the list of its columns"
         try:
             wide = self._narrow(same_tensors(model), scattered)
             expected = outputs(wide, inputs)
@@ -139,3 +152,12 @@ class ColumnPruning(Method, ABC):
         for reader, columns in narrowing["readers"].items():
             cut(model.get_submodule(reader), decode(columns))
         return replace(model, narrowing["layer"], narrow if narrowing["readers"] else self.scatter(narrow, layer, kept))
+
+
+def _bytes(layer: nn.Module) -> int:
+    return byte_count(dict(layer.named_parameters()))
+
+
+def _cost(narrowing: Narrowing) -> int:
+    """Bytes in the plan."""
+    return len(json.dumps(narrowing))

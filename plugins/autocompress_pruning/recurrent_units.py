@@ -28,6 +28,7 @@ class RecurrentUnits(ColumnPruning):
 
     name = "recurrent_units"
     kinds = (nn.LSTM, nn.GRU)
+    alike = (nn.RNN, nn.RNNCellBase)
     columns = "hidden units of nn.LSTM and nn.GRU layers"
 
     def unsuitable(self, layer: Recurrent) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any, TypedDict
 
@@ -101,6 +102,14 @@ def _tie(model: nn.Module, names: Sequence[str]) -> None:
     if all(torch.equal(first, model.get_parameter(name)) for name in names[1:]):
         for name in names[1:]:
             _set(model, name, first)
+
+
+def untied(model: nn.Module) -> nn.Module:
+    """`model` with a copy of each tied parameter under each of its names."""
+    for names in _tied(model):
+        for name in names[1:]:
+            _set(model, name, copy.deepcopy(model.get_parameter(name)))
+    return model
 
 
 def _set(model: nn.Module, name: str, parameter: nn.Parameter) -> None:

@@ -30,7 +30,7 @@ class SemiStructured24(Method):
 
     name = "semi_structured_24"
     technique = Technique.PRUNING
-    gives = frozenset({Trait.SPARSE, Trait.QUANTIZED, Trait.HALF})
+    gives = frozenset({Trait.SPARSE, Trait.PATTERN, Trait.QUANTIZED, Trait.HALF})
     refuses = frozenset({Trait.PRUNED, Trait.SPARSE, Trait.PACKED})
     max_output_error = 0.02
 

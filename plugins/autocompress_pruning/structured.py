@@ -14,13 +14,17 @@ from torch import Tensor, nn
 from autocompress import Choice, Float, Method, NotApplicable, Parameter, Plan, Target, Task, Technique, Trait
 from autocompress.effect import outputs
 from autocompress.sensitivity import profile
+from autocompress_pruning.belonging import belong
 from autocompress_pruning.group_shares import LEVELS, group_macs, group_weights, solved_shares
 from autocompress_pruning.ranking import Scope, least_important, lowest
 from autocompress_pruning.replay import replay
 from autocompress_pruning.trace import Group, find_groups, removals
 from autocompress_pruning.trial import largest_that_works
 
-FIXED = "its width is fixed by the model's own code"
+FIXED = (
+    "the model's own code fixes its width or changes the order of its channels,"
+    " or a layer that reads them (a grouped transposed convolution) can lose none"
+)
 _NOT_SCORING = ("ratio", "round_to", "scope", "steps")
 """Parameters that do not decide which channels of a group go first."""
 Choose = Callable[[Sequence[Group]], Mapping[str, list[int]]]
@@ -53,7 +57,8 @@ class StructuredPruning(Method, ABC):
         """`ratio`: share of the channels that is removed; `round_to`: what the channels left are multiples of.
 
         Wide vector instructions want multiples of 8, tensor cores of 16 to 64; layers of no more than `round_to`
-        channels are not rounded. `scope`: see `Scope`. `steps`: prune in so many rounds, and score anew in each.
+        channels are not rounded. `scope`: see `Scope`. `steps`: prune in so many rounds, and score what is
+        left anew in each; nothing is trained in between, all recovery comes after the last round.
         """
         space: dict[str, Parameter] = {
             "ratio": Float(0.1, 0.9, default=0.5, step=0.05),
@@ -76,7 +81,7 @@ class StructuredPruning(Method, ABC):
         scores = {group.root: torch.arange(group.size).float() for group in groups}
         chosen = least_important(groups, scores, 0.5, 1, Scope.UNIFORM)
         if not _that_work(model, inputs, groups, chosen, enough=1):
-            raise NotApplicable(f"{self.name} {self.rule}")
+            raise NotApplicable(f"{self.name} {self.rule}" + "".join(f"; {root}: {FIXED}" for root in chosen))
 
     rule: ClassVar[str] = (
         "removes channels of convolutions and linear layers, but this model has none that may go: layers that give"
@@ -87,7 +92,8 @@ class StructuredPruning(Method, ABC):
     def decide(self, model: nn.Module, params: Mapping[str, Any], task: Task) -> Plan:
         """Which indices go from which dimension of which layer, as lists of `replay.Removal`, one list a round.
 
-        What is chosen was tried: the pruned model runs and its outputs keep their shapes. Groups that fail are left.
+        What is chosen was tried: the pruned model runs, its outputs keep their shapes, and what goes belongs together.
+        Groups that fail are left.
         """
         inputs, steps = task.inputs(2), int(params.get("steps", 1))
         scope = Scope(params.get("scope", self.scopes[0]))
@@ -153,8 +159,10 @@ def _that_work(
 ) -> dict[str, list[int]]:
     """Those removals that the model runs without, all together, with its outputs' shapes kept.
 
-    Groups fail for a width written into the model's code, or a layer that Torch-Pruning does not understand.
+    Groups fail for a width written into the model's code, a layer that Torch-Pruning does not understand, or channels
+    that do not belong together.
     """
+    right = belong(model, inputs, groups, chosen)
     shapes = [tensor.shape for tensor in outputs(model, inputs)]
 
     def works(roots: Sequence[str]) -> bool:
@@ -162,4 +170,4 @@ def _that_work(
         emptied = any(tensor.numel() == 0 for tensor in pruned.parameters())
         return not emptied and [tensor.shape for tensor in outputs(pruned, inputs)] == shapes
 
-    return {root: chosen[root] for root in largest_that_works(list(chosen), works, enough)}
+    return {root: chosen[root] for root in largest_that_works(right, works, enough)}

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from autocompress import NotApplicable
-from autocompress.errors import first_line
 from autocompress.tensors import call, map_tensors
 from autocompress_pruning.attention import attentions
 from autocompress_pruning.dependency import dependency_graph, linear_types
@@ -89,13 +88,22 @@ def find_groups(model: nn.Module, inputs: Any) -> list[Group]:
             _correct_widths(graph)
             found = _search(graph)
     except Exception as error:  # the user's forward, or Torch-Pruning
-        raise NotApplicable(f"Torch-Pruning must be able to trace the model, but: {first_line(error)}") from error
+        raise NotApplicable(
+            f"Torch-Pruning must be able to follow the channels through the model, but {_why(error)}"
+        ) from error
     groups = [_group(traced, graph, group) for group in found if not _gives_outputs(graph, group)]
     return [
         group
         for group in groups
         if group is not None and not any(member.name in heads and not member.into for member in group.members)
     ]
+
+
+def _why(error: Exception) -> str:
+    """In words: what Torch-Pruning says of itself is of no use to whoever has the model."""
+    if isinstance(error, (_Endless, UserWarning)):
+        return "its search for channels that depend on one another has no end"
+    return "it does not understand what the model's forward does with them"
 
 
 def _outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
@@ -201,7 +209,7 @@ def _shape(node: Any) -> tuple[int, ...]:
 def _search(graph: Any) -> list[Any]:
     """Torch-Pruning's groups. The search for one takes time without end where many paths part and join: it is bounded.
 
-    Raises RuntimeError where the bound is met.
+    Raises _Endless where the bound is met.
     """
     steps = _Steps(_STEPS_A_NODE * len(graph.module2node))
     for node in graph.module2node.values():
@@ -213,6 +221,10 @@ def _search(graph: Any) -> list[Any]:
     return found
 
 
+class _Endless(Exception):  # noqa: N818  (as in EndlessLoop)
+    """The search for a group comes to the same nodes again and again."""
+
+
 class _Steps:
     """How many steps may be taken in the search that is under way."""
 
@@ -222,7 +234,7 @@ class _Steps:
     def take(self) -> None:
         self.taken += 1
         if self.taken > self.limit:
-            raise RuntimeError("its search for channels that depend on one another has no end")
+            raise _Endless
 
 
 class _Counted(list[Any]):
@@ -243,7 +255,10 @@ def _gives_outputs(graph: Any, group: Any) -> bool:
 
 
 def _group(model: nn.Module, graph: Any, group: Any) -> Group | None:
-    """A group by names; None where it has a recurrent layer's units, or its indices belong to no channel."""
+    """A group by names; None where it has a recurrent layer's units, or its indices belong to no channel.
+
+    Torch-Pruning counts below zero, or beyond the last one, where it does not understand how a model reshapes.
+    """
     modules = {id(module): name for name, module in model.named_modules()}
     parameters = {id(parameter): name for name, parameter in model.named_parameters()}
     members, blocks, kind = [], 1, []
@@ -254,6 +269,8 @@ def _group(model: nn.Module, graph: Any, group: Any) -> Group | None:
         kind.append(f"{type(module).__name__} {'in' if into else 'out'}")
         if any(root is None for root in roots) or (isinstance(module, nn.RNNBase) and not into):
             return None
+        if min(indices) < 0 or max(indices) >= _width(graph, dep.target, into):
+            return None
         if id(module) in parameters:
             members.append(Member(parameters[id(module)], into, indices, roots, dep.target.pruning_dim))
         elif id(module) in modules:
@@ -263,6 +280,14 @@ def _group(model: nn.Module, graph: Any, group: Any) -> Group | None:
     if size % blocks:
         return None
     return Group(members[0].name, size, blocks, "; ".join(kind), tuple(members))
+
+
+def _width(graph: Any, node: Any, into: bool) -> float:
+    """How many channels a member has; operations of no layer have any number."""
+    if isinstance(node.module, nn.Parameter):
+        return float(node.module.shape[node.pruning_dim])
+    width = graph.get_in_channels(node) if into else graph.get_out_channels(node)
+    return math.inf if width is None else width
 
 
 def _blocks(module: Any) -> int:

@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from autocompress import Method, NotApplicable, Target, Task
+from autocompress.compress import check_order
 from autocompress.effect import output_error, outputs
+from autocompress.errors import InvalidInput
+from autocompress.plugins import registry
 from autocompress.testing_families import gru4rec, recommender
 
 CPU = Target("cpu")
@@ -123,6 +126,42 @@ def test_tables_that_keep_their_columns(model: nn.Module, reason: str) -> None:
     inputs = torch.zeros(4, 5) if isinstance(model, nn.Sequential) else None
     with pytest.raises(NotApplicable, match=reason):
         COLUMNS.check(Task(**{**vars(task), "example_inputs": inputs}), CPU)
+
+
+def test_a_table_that_saves_hardly_more_than_its_plan_takes_stays() -> None:
+    class Biased(Tokens):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Embedding(16, 4)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            logits: Tensor = super().forward(tokens) + self.bias(tokens % 16).mean()
+            return logits
+
+    plan = COLUMNS.decide(Biased(), {"ratio": 0.5}, make_task(Biased()))
+    assert [narrowing["layer"] for narrowing in plan["narrowings"]] == ["embedding"]
+    assert plan["left"]["bias"].startswith("would save 128 bytes, hardly more than the ")
+
+
+class Bag(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag, self.head = nn.EmbeddingBag(ROWS, WIDTH), nn.Linear(WIDTH, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.bag(tokens))
+        return logits
+
+
+@pytest.mark.parametrize("method", [COLUMNS, SHARE], ids=lambda method: method.name)
+def test_bags_are_said_not_to_be_handled(method: Method) -> None:
+    with pytest.raises(NotApplicable, match="; bag is an nn.EmbeddingBag, which is not handled$"):
+        method.check(make_task(Bag()), CPU)
+
+
+def test_shared_rows_are_not_thrown_away_for_a_student() -> None:
+    with pytest.raises(InvalidInput, match="cannot follow 'embedding_rows', which leaves rows that share one"):
+        check_order([SHARE, registry().get("own_student")])
 
 
 def test_rows_that_are_never_seen_share_their_mean() -> None:

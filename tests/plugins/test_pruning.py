@@ -23,7 +23,7 @@ from autocompress_pruning import (
     StructuredTaylor,
 )
 from autocompress_pruning.attention import SplitAttention, attentions
-from autocompress_pruning.error_change import left_out
+from autocompress_pruning.belonging import left_out
 from autocompress_pruning.lamp import lamp
 from autocompress_pruning.ranking import Scope, least_important
 from autocompress_pruning.replay import decode, encode, replay
@@ -201,6 +201,85 @@ def test_a_width_in_the_models_own_code_is_left_alone() -> None:
     assert shapes(model)["fixed.weight"] == (12, 4) and shapes(model)["free.weight"] == (8, 4)
 
 
+class Permuted(nn.Module):
+    """Images (B, 3, 4, 4) -> logits (B, 5); a linear layer reads the channels place by place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4, 3, padding=1)
+        self.hidden, self.head = nn.Linear(4 * 16, 12), nn.Linear(12, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        mixed = self.second(self.first(images).relu()).relu()  # (B, 4, 4, 4)
+        logits: Tensor = self.head(self.hidden(mixed.permute(0, 2, 3, 1).flatten(1)).relu())
+        return logits
+
+
+class Shuffled(nn.Module):
+    """Images (B, 3, 4, 4) -> logits (B, 5); the channels of two halves are shuffled as in ShuffleNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.branch = nn.Conv2d(3, 16, 1), nn.Conv2d(8, 8, 3, padding=1)
+        self.reader, self.head = nn.Conv2d(16, 24, 3, padding=1), nn.Linear(24, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        first, second = self.stem(images).relu().chunk(2, dim=1)
+        joined = torch.cat([first, self.branch(second)], dim=1)
+        shuffled = joined.view(len(joined), 2, -1, *joined.shape[2:]).transpose(1, 2).flatten(1, 2)
+        logits: Tensor = self.head(self.reader(shuffled).relu().mean((2, 3)))
+        return logits
+
+
+def plain() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Flatten(), nn.Linear(64, 5),
+    )  # fmt: skip
+
+
+def residual() -> nn.Module:
+    model = Residual()
+    model.norm = nn.Identity()  # type: ignore[assignment]
+    return model
+
+
+def silenced(model: nn.Module, plan: Any) -> nn.Module:
+    """The model with zeros for all that gives the channels which go; what reads them is as it was."""
+    with torch.no_grad():
+        for removal in (removal for removals in plan["rounds"] for removal in removals):
+            for name in removal.get("out", []):
+                for parameter in model.get_submodule(name).parameters():
+                    parameter[decode(removal["removed"])] = 0
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("build", "size", "left_alone"),
+    [(plain, 4, []), (residual, 8, []), (Permuted, 4, ["second"]), (Shuffled, 4, ["branch", "stem"])],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_without_channels_the_model_computes_what_it_does_when_they_give_zeros(
+    build: Callable[[], nn.Module], size: int, left_alone: list[str], seed: int
+) -> None:
+    torch.manual_seed(seed)
+    model, inputs = build(), torch.randn(16, 3, size, size)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    task, method = make_task(model, inputs), StructuredMagnitude()
+    plan = decide(task, method, ratio=0.4)
+    assert plan["fixed"] == left_alone
+    smaller = method.reshape(task.trained_model(), plan).eval()
+    assert sizes(task, smaller) < 0.95
+    assert output_error(outputs(smaller, inputs), outputs(silenced(task.trained_model(), plan), inputs)) < 1e-5
+
+
+def test_channels_belong_together_in_any_order() -> None:
+    """Norms over the channels and attention count what is left, so leaving channels out is no measure for them."""
+    for task in (make_task(Residual(), torch.randn(2, 3, 8, 8)), FAMILIES["vit"](), FAMILIES["llama"]()):
+        assert decide(task, StructuredMagnitude())["fixed"] == []
+
+
 def test_random_removes_as_much_and_other_channels() -> None:
     plans = [decide(images(), method) for method in (StructuredMagnitude(), StructuredRandom())]
     models = [StructuredRandom().reshape(images().trained_model(), plan) for plan in plans]
@@ -243,6 +322,38 @@ def test_a_model_that_cannot_be_traced_is_not_applicable() -> None:
     reason = "structured_magnitude removes channels"
     with pytest.raises(NotApplicable, match=reason):
         StructuredMagnitude().check(make_task(Shuffled(nn.Linear(4, 2)), torch.randn(2, 4)), CPU)
+
+
+def neox(use_cache: bool = False) -> nn.Module:
+    """Its queries, keys and values come from one layer, head by head."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    model: nn.Module = GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            vocab_size=40, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64,
+            max_position_embeddings=16, use_cache=use_cache,
+        )
+    )  # fmt: skip
+    return model
+
+
+def test_indices_that_no_channel_has_make_no_group() -> None:
+    groups = find_groups(neox(), {"input_ids": torch.randint(40, (2, 8))})
+    assert groups
+    assert not any("query_key_value" in group.root for group in groups)
+    assert all(min(member.indices) >= 0 for group in groups for member in group.members)
+
+
+def test_what_torch_pruning_fails_at_is_said_in_words() -> None:
+    reason = "through the model, but it does not understand what the model's forward does with them$"
+    with pytest.raises(NotApplicable, match=reason):
+        find_groups(neox(use_cache=True), {"input_ids": torch.randint(40, (2, 8))})
+
+
+def test_channels_that_a_grouped_transposed_convolution_reads_stay_and_that_is_said() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ConvTranspose2d(16, 32, 4, groups=4), nn.ReLU(), nn.Conv2d(32, 3, 3))
+    with pytest.raises(NotApplicable, match=r"; 0: .* or a layer that reads them \(a grouped transposed convolution\)"):
+        StructuredMagnitude().check(make_task(model, torch.randn(2, 3, 8, 8)), CPU)
 
 
 def test_decide_needs_no_gradients_and_leaves_the_model_alone() -> None:

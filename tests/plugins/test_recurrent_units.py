@@ -242,9 +242,10 @@ def test_ratio(ratio: float, left: int) -> None:
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(6 * FEATURES, 3)), "layers, but this model has none to remove$"),
         (Net(nn.LSTM(FEATURES, HIDDEN, proj_size=3, batch_first=True)), "; rnn projects its hidden units to 3 outputs"),
+        (Net(nn.RNN(FEATURES, HIDDEN, batch_first=True)), "; rnn is an nn.RNN, which is not handled$"),
         (Net(nn.GRU(FEATURES, 1, batch_first=True)), "; rnn has 1 columns, too few to remove 50%"),
     ],
-    ids=["none", "projected", "one unit"],
+    ids=["none", "projected", "plain", "one unit"],
 )
 def test_not_applicable(model: nn.Module, reason: str) -> None:
     with pytest.raises(NotApplicable, match=reason):

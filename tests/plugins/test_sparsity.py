@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,35 @@ def test_recurrent_and_embedding_weights_take_part(method: GradualPruning) -> No
 def test_without_training_there_are_no_zeros_and_that_is_said(method: GradualPruning) -> None:
     with pytest.raises(NoEffect, match="in the recovery, which needs epochs"):
         sparsified(method, features(), epochs=0)
+
+
+class Normed(nn.Module):
+    """Sequences (B, 4, 12) to logits (B, 5), by layers whose weights are computed and one whose weight is its own."""
+
+    def __init__(self, weight_norm: Callable[[nn.Module], nn.Module]) -> None:
+        super().__init__()
+        self.conv, self.mixed = weight_norm(nn.Conv1d(4, 16, 3)), weight_norm(nn.Linear(16, 16))
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.mixed(self.conv(x).relu().mean(-1)).relu())
+        return logits
+
+
+@GRADUAL
+@pytest.mark.filterwarnings("ignore:.*torch.nn.utils.weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("weight_norm", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
+def test_what_a_weight_is_computed_from_stays_dense(
+    method: GradualPruning, weight_norm: Callable[[nn.Module], nn.Module]
+) -> None:
+    torch.manual_seed(0)
+    data = TensorDataset(torch.randn(64, 4, 12), torch.randint(5, (64,)))
+    task = Task(model=lambda: Normed(weight_norm), train=data, validation=data, test=data)
+    model = sparsified(method, task, epochs=1, sparsity=0.95).model
+    assert zeros(model) == {"head.weight": pytest.approx(0.95, abs=0.01)}
+    assert not model(torch.randn(2, 4, 12)).isnan().any()
+    dense = method.skipped(model, {})
+    assert len(dense) >= 2 and all(reason.startswith("is what another weight") for reason in dense.values())
 
 
 def test_global_ranking_spares_the_layers_with_large_weights() -> None:
@@ -244,6 +274,14 @@ def test_2_4_says_what_it_needs() -> None:
     with pytest.raises(NotApplicable, match="needs the sparse tensor cores of an Nvidia GPU, but the target is cpu@1"):
         SemiStructured24().check(encoder_task(), CPU)
     assert Trait.PRUNED in SemiStructured24().refuses
+
+
+@pytest.mark.parametrize("method", ["structured_magnitude", "attention_heads", "recurrent_units", "embedding_columns"])
+def test_channels_do_not_move_under_the_2_4_pattern(method: str) -> None:
+    steps = [registry().get(name) for name in ("semi_structured_24", method)]
+    with pytest.raises(InvalidInput, match=f"'{method}' cannot follow 'semi_structured_24', which leaves a pattern"):
+        check_order(steps)
+    check_order([registry().get("unstructured_magnitude"), steps[1]])
 
 
 @pytest.mark.gpu
