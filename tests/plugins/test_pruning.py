@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import json
 import re
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -380,9 +379,7 @@ def sizes(task: Task, model: nn.Module) -> float:
 @pytest.mark.parametrize("family", ["llama", "gpt", "bert"])
 def test_width_and_feed_forward_of_language_models_go(family: str) -> None:
     task = FAMILIES[family]()
-    started = time.perf_counter()
     StructuredMagnitude().check(task, CPU)
-    assert time.perf_counter() - started < 5  # it is a fraction of a second, and was minutes
     model = pruned(task)
     assert sizes(task, model) < 0.45
     embedding = next(module for module in model.modules() if isinstance(module, nn.Embedding))
