@@ -81,6 +81,10 @@ class BoundSpace:
     """Pairs of methods of which the second cannot follow the first."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Methods that do not apply, with their reasons."""
+    _openings: dict[tuple[str, ...], tuple[str, Choice | None]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """What `_opening` found, by what it was asked: a proposal asks thousands of times for the same few."""
 
     def recipe(self, choose: Choose) -> Recipe:
         """The recipe that a sequence of choices makes; parameters are asked for only when they matter."""
@@ -94,12 +98,9 @@ class BoundSpace:
         Samplers walk thousands of times for one proposal, and most of a recipe's time is in its objects.
         """
         methods: dict[str, dict[str, Any]] = {}
-        for technique, names in self.methods.items():
-            blockers = [done for done in methods if any((done, name) in self.conflicts for name in names)]
-            open_to = [name for name in names if not any((blocker, name) in self.conflicts for blocker in blockers)]
-            # Options may not change under one name, so the choice among fewer has a name of its own.
-            label = AFTER.join([technique, *blockers])
-            name = choose(label, Choice((NO_STEP, *open_to), NO_STEP)) if open_to else NO_STEP
+        for technique in self.methods:
+            label, choice = self._opening(technique, tuple(methods))
+            name = NO_STEP if choice is None else choose(label, choice)
             if name != NO_STEP:
                 methods[name] = self._choose_all(name, self.parameters[name], choose)
         if self.needs_training.isdisjoint(methods):
@@ -148,6 +149,18 @@ class BoundSpace:
         yield usual
         for name, parameter in own.items():
             yield from (usual | {name: value} for value in _ends(parameter) if value != parameter.default)
+
+    def _opening(self, technique: Technique, before: tuple[str, ...]) -> tuple[str, Choice | None]:
+        """The name of the choice of a technique's method after others, and its options; None where none is left."""
+        key = (technique, *before)
+        if key not in self._openings:
+            names = self.methods[technique]
+            blockers = [done for done in before if any((done, name) in self.conflicts for name in names)]
+            open_to = [name for name in names if not any((blocker, name) in self.conflicts for blocker in blockers)]
+            # Options may not change under one name, so the choice among fewer has a name of its own.
+            label = AFTER.join([technique, *blockers])
+            self._openings[key] = label, Choice((NO_STEP, *open_to), NO_STEP) if open_to else None
+        return self._openings[key]
 
     def _choose_all(self, prefix: str, parameters: Mapping[str, Parameter], choose: Choose) -> dict[str, Any]:
         return {name: choose(f"{prefix}.{name}", parameter) for name, parameter in parameters.items()}

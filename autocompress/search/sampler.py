@@ -104,7 +104,7 @@ class GreyBoxSampler(BaseSampler):
         underneath: BaseSampler | Literal["tpe"] | None = "tpe",
         startup: int = STARTUP,
         exploration: float = 0.3,
-        candidates: int = 256,
+        candidates: int = 512,
         refinements: int = 2,
         cost_aware: bool = True,
         seconds: Seconds | None = None,
