@@ -190,8 +190,9 @@ def limits(*texts: str) -> Callable[[], Any]:
 
 
 def against_baseline(*texts: str) -> None:
-    baseline = {"accuracy": 0.9, "size_bytes": 1e6, "latency_ms": 2.0, "speedup": 1.0}
-    check_against_baseline(parse_limits(texts, task().metrics), baseline)
+    baseline = {"accuracy": 0.9, "misses": 0.0, "size_bytes": 1e6, "latency_ms": 2.0, "speedup": 1.0}
+    misses = Metric("misses", broken_metric, higher_is_better=False)
+    check_against_baseline(parse_limits(texts, (*task().metrics, misses)), baseline)
 
 
 def recipe(*steps: Step) -> None:
@@ -257,6 +258,7 @@ CASES: dict[str, dict[str, Callable[[], Any]]] = {
         "limits that contradict each other for the baseline": lambda: against_baseline(
             "size <= 25% of baseline", "size >= 0.5 MB"
         ),
+        "a share of a baseline that is 0": lambda: against_baseline("misses <= 110% of baseline"),
     },
     "Budget, target, names": {
         "no trials": lambda: Budget.parse({"trials": 0}, "budget"),

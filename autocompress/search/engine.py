@@ -129,11 +129,13 @@ class Search:
         report = self._reports.pop(number, None)
         if report is not None:
             outcome = replace(outcome, rungs=report.rungs | outcome.rungs)
+        first = self._study.baseline is None
         outcome = self._study.tell(number, outcome)
         self._running.discard(number)
         self._folder.event("finished", trial=number, state=outcome.state, error=outcome.error)
         self._display.finished(number, outcome)
-        self._check_baseline(outcome)
+        if first:
+            self._check_baseline(outcome)
 
     def _promote(self) -> None:
         """Let a stopped trial go on if it now would; without a store its training is gone."""
@@ -157,8 +159,6 @@ class Search:
 
     def _check_baseline(self, outcome: Outcome) -> None:
         """The first trial is the baseline: without its scores nothing can be judged."""
-        if self.error is not None:
-            return
         if self._study.baseline is None:
             self.error = RunError(f"the baseline could not be scored, so nothing can be compared: {outcome.error}")
             return
@@ -200,6 +200,8 @@ def run_search(settings: Settings) -> Run:
             sampler=_sampler(settings, space),
         )
         study.adopt_orphans(lambda number: recorded_outcome(folder.path, number))
+        if study.baseline is not None:
+            check_against_baseline(settings.limits, study.baseline)
         for start in starts:
             study.enqueue(start.recipe, start.why)
         display.impossible(impossible)

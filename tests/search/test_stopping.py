@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 
 from autocompress import Budget, Recipe, Recovery, Run, SearchSpace, Step, Target, Task
 from autocompress.compress import resolve
+from autocompress.errors import InvalidInput
 from autocompress.limits import parse_limits
 from autocompress.metric import ACCURACY
 from autocompress.outcome import FAILED, OK, STOPPED, Outcome
@@ -150,6 +151,13 @@ def carry_out(search: Search, rungs: dict[str, float], end: float) -> Proposal:
 def baseline(search: Search) -> None:
     number = propose(search).number
     search.finish(number, Outcome(OK, BASELINE | SHIPPED))
+
+
+def test_limits_that_the_baseline_makes_no_sense_of_end_the_search(settings: Settings) -> None:
+    limits = parse_limits(["accuracy >= 90% of baseline"], [ACCURACY])
+    for search in searching(replace(settings, limits=limits)):
+        search.finish(propose(search).number, Outcome(OK, BASELINE | SHIPPED | {"accuracy": 0.0}))
+        assert search.done and isinstance(search.error, InvalidInput)
 
 
 def test_a_stopped_trial_is_a_row_and_leaves_a_folder_that_says_why(search: Search, settings: Settings) -> None:
