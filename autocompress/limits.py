@@ -174,6 +174,12 @@ def check_against_baseline(limits: Sequence[Limit], baseline: Scores) -> None:
                 )
 
 
+def missed_by_baseline(limits: Sequence[Limit], baseline: Scores) -> list[Limit]:
+    """The plain bounds on metrics that the baseline is beyond: those that speak of it are meant to be."""
+    absolute = [limit for limit in limits if limit.metric is not None and not (limit.is_drop or limit.relative)]
+    return [limit for limit in absolute if limit.violation(baseline, baseline) > 0]
+
+
 def show_bytes(size_bytes: float) -> str:
     """`345 B`, `12.3 kB`, `4.56 MB`."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from autocompress.errors import AutocompressError, RunError
-from autocompress.limits import check_against_baseline
+from autocompress.limits import check_against_baseline, missed_by_baseline
 from autocompress.outcome import INTERRUPTED, STOPPED, Outcome
 from autocompress.plugins import registry
 from autocompress.run import PROMOTED, Run
@@ -76,6 +76,8 @@ class Search:
         proposal = self._study.ask()
         if proposal is None:
             self._exhausted = True
+            self._folder.event("exhausted")
+            self._display.exhausted()
             return None
         self._running.add(proposal.number)
         if PROMOTED in proposal.proposed:
@@ -166,6 +168,9 @@ class Search:
             check_against_baseline(self._settings.limits, self._study.baseline)
         except AutocompressError as error:
             self.error = error
+            return
+        missed = missed_by_baseline(self._settings.limits, self._study.baseline)
+        self._display.baseline_misses(missed, self._study.baseline)
 
 
 def run_search(settings: Settings) -> Run:
