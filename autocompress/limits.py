@@ -156,7 +156,7 @@ def verdict_of(scores: Scores, end: str = "") -> Verdict:
 
 
 def check_against_baseline(limits: Sequence[Limit], baseline: Scores) -> None:
-    """Raises InvalidInput for limits that say nothing or contradict each other once the baseline's figures are known."""
+    """Raises InvalidInput for limits that say nothing, or contradict each other, beside the baseline's figures."""
     for limit in limits:
         if limit.relative and limit.metric is not None and not baseline[limit.metric.name]:
             raise InvalidInput(

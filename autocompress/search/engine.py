@@ -23,9 +23,10 @@ from autocompress.search.floor import check_reachable
 from autocompress.search.folder import RunFolder, open_run
 from autocompress.search.judging import judge_finalists, unjudged, unseen_hardware
 from autocompress.search.look_ahead import look_ahead
+from autocompress.search.sampler_check import check_sampler
 from autocompress.search.settings import Settings
 from autocompress.search.stopping import Stopping
-from autocompress.search.study import Proposal, SamplerFactory, SearchStudy, sharing_grey_box
+from autocompress.search.study import Proposal, SamplerFactory, SearchStudy, directions_of, sharing_grey_box
 from autocompress.search.suggestions import after_probing
 from autocompress.search.trial import dead_worker_outcome, finish_folder, recorded_outcome
 from autocompress.search.warm_start import first_recipes
@@ -182,6 +183,8 @@ def run_search(settings: Settings) -> Run:
     versions = {name: plugins.plugin_of(name).release for name in space.parameters}
     starts, impossible = first_recipes(settings, space, plugins)
     check_reachable(settings.limits, settings.task, settings.targets)
+    if settings.sampler is not None:
+        check_sampler(settings.sampler, space, directions_of(settings.task.objective, len(settings.targets)))
     with (
         open_run(settings, versions) as folder,
         log_records_to(folder.log_file, "optuna"),

@@ -168,9 +168,7 @@ def test_limits_that_the_baseline_itself_misses_are_told(
         baseline(search)
         carry_out(search, {}, 0.9)
     told = [line for line in capsys.readouterr().err.splitlines() if "itself misses" in line]
-    assert told == [
-        "the untouched model itself misses 'accuracy >= 99.9%' (0.9000): compression rarely mends that"
-    ]
+    assert told == ["the untouched model itself misses 'accuracy >= 99.9%' (0.9000): compression rarely mends that"]
 
 
 def test_a_space_without_another_recipe_is_told(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
