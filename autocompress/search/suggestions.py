@@ -24,12 +24,13 @@ def after_probing(
 ) -> list[Start]:
     """The starts that the narrowed space still holds, then what the probe suggests that is not among them.
 
-    Suggested are 4 recipes at most, and at most a quarter of the trials.
+    Suggested are 4 recipes at most, and at most a quarter of the trials; with what comes from other models, half.
     """
     held = [start for start in starts if not any(step.method in found.left_out for step in start.recipe.steps)]
     known = {start.recipe.key for start in held}
     new = [start for start in _Suggestions(found, space, registry, settings.task)() if start.recipe.key not in known]
-    return held + new[: min(MOST_SUGGESTED, most(settings.budget.trials))]
+    borrowed = sum(start.borrowed for start in held)
+    return held + new[: min(MOST_SUGGESTED, most(settings.budget.trials, borrowed))]
 
 
 class _Suggestions:

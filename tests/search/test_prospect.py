@@ -244,6 +244,17 @@ def test_few_trials_are_not_filled_with_suggestions(tmp_path: Path) -> None:
     assert len(after_probing([], HELPFUL, wanted, bound(wanted).without(HELPFUL.left_out), registry())) == 1
 
 
+def test_the_probe_suggests_less_after_the_portfolio_and_other_fronts(tmp_path: Path) -> None:
+    wanted = settings(tmp_path, budget=Budget(trials=8))
+    borrowed = [
+        Start(Recipe(steps=(Step(method="halving", params={"halves": halves}),)), "a front", borrowed=True)
+        for halves in (True, False)
+    ]
+    space = bound(wanted).without(HELPFUL.left_out)
+    assert len(after_probing(borrowed, HELPFUL, wanted, space, registry())) == 4
+    assert len(after_probing([*borrowed, *borrowed[:1]], HELPFUL, wanted, space, registry())) == 4
+
+
 def test_a_narrowed_space_holds_no_more_of_what_is_left_out(tmp_path: Path) -> None:
     whole = bound(settings(tmp_path))
     less = whole.without({"slow": "it sleeps", "slow_structure": "so does it"})
