@@ -65,8 +65,11 @@ class Compressed:
 def resolve(recipe: Recipe, registry: Registry, task: Task) -> Recipe:
     """The recipe with all parameters filled in and checked.
 
-    Raises InvalidInput for an unknown method or parameter, a value out of range, or steps that cannot follow another.
+    Raises InvalidInput for an unknown method or parameter, a value out of range, steps that cannot follow another, or a
+    training without data.
     """
+    if recipe.recovery.epochs and not task.has_training:
+        raise InvalidInput(f"recipe '{recipe}' trains, but the task has no training data: give it `train`")
     methods = [registry.get(step.method) for step in recipe.steps]
     check_order(methods)
     steps = [
