@@ -73,7 +73,7 @@ class _Suggestions:
         return Recipe(steps=steps, recovery=Recovery(**usual))
 
     def _words(self, names: Sequence[str]) -> str:
-        words = [self._found.words(self._best[name]) for name in names]
+        words = [self._found.gains(self._best[name]) for name in names]
         if len(names) == 1:
             return f"it {words[0]}"
         return "; ".join(f"{name} {effect}" for name, effect in zip(names, words, strict=True))
