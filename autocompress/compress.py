@@ -65,8 +65,11 @@ class Compressed:
 def resolve(recipe: Recipe, registry: Registry, task: Task) -> Recipe:
     """The recipe with all parameters filled in and checked.
 
-    Raises InvalidInput for an unknown method or parameter, a value out of range, or steps that cannot follow another.
+    Raises InvalidInput for an unknown method or parameter, a value out of range, steps that cannot follow another, or a
+    training without data.
     """
+    if recipe.recovery.epochs and not task.has_training:
+        raise InvalidInput(f"recipe '{recipe}' trains, but the task has no training data: give it `train`")
     methods = [registry.get(step.method) for step in recipe.steps]
     check_order(methods)
     steps = [
@@ -201,6 +204,8 @@ class Compression:
         self.student: str | None = None
         self.training_s = 0.0
         """Seconds of the training, if there was one here."""
+        self.epochs = 0
+        """Its epochs."""
         self.spared_s = 0.0
         """Seconds of the training that was done before, if it was."""
         self.checkpoint: Checkpoint | None = None
@@ -257,16 +262,18 @@ class Compression:
         start = time.monotonic()
         seed_all(self._seed)
         checkpoint = begun.checkpoint if begun else None
+        done = checkpoint.epochs if checkpoint else 0
         whole = any(step.method.overrides("schedule") for step in self.steps)
         try:
             self.model = train(
                 self.model, losses or [TaskLoss(self.task.loss)], self.task, recovery,
                 device=device, seed=self._seed, lock=lock, schedules=self.schedules,
-                start=checkpoint, until=None if whole else until(checkpoint.epochs if checkpoint else 0),
+                start=checkpoint, until=None if whole else until(done),
             )  # fmt: skip
         except Halted as halted:
             self.checkpoint = halted.checkpoint
         self.training_s, self.spared_s = time.monotonic() - start, begun.seconds if begun else 0.0
+        self.epochs = (self.checkpoint.epochs if self.checkpoint else recovery.epochs) - done
 
     @property
     def seconds(self) -> float:

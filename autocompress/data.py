@@ -20,6 +20,16 @@ class Samples(Protocol):
     def __getitem__(self, index: Any) -> Any: ...
 
 
+class NoSamples:
+    """The data set of who has none."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, index: Any) -> Any:
+        raise IndexError(index)
+
+
 def batches(
     data: Samples, batch_size: int, *, shuffle: bool = False, seed: int = 0, collate: Any = None
 ) -> DataLoader[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,7 +59,7 @@ class Limit:
         if self.metric is not None:
             own, other = scores[self.metric.name], baseline[self.metric.name]
             if self.relative:
-                return own / other if other else math.copysign(math.inf, own) if own else 1.0
+                return own / other if other else 1.0  # nothing is compared with 0: see `check_against_baseline`
             return self.metric.drop(own, other) if self.is_drop else own
         if self.subject == "size":
             return scores["size_bytes"] / (baseline["size_bytes"] if self.relative else 1)
@@ -157,7 +156,13 @@ def verdict_of(scores: Scores, end: str = "") -> Verdict:
 
 
 def check_against_baseline(limits: Sequence[Limit], baseline: Scores) -> None:
-    """Raises InvalidInput for limits that contradict each other once the baseline's figures are known."""
+    """Raises InvalidInput for limits that say nothing, or contradict each other, beside the baseline's figures."""
+    for limit in limits:
+        if limit.relative and limit.metric is not None and not baseline[limit.metric.name]:
+            raise InvalidInput(
+                f"limit {limit.text!r} is a share of the baseline's {limit.metric.name}, which is 0: write a plain"
+                f" bound, like '{limit.metric.name} {'<=' if limit.upper else '>='} 0.5'"
+            )
     for low in limits:
         for high in limits:
             if low.upper == high.upper or not high.upper:
@@ -167,6 +172,12 @@ def check_against_baseline(limits: Sequence[Limit], baseline: Scores) -> None:
                 raise InvalidInput(
                     f"limits contradict each other for this baseline: {low.text!r} and {high.text!r}; leave one out"
                 )
+
+
+def missed_by_baseline(limits: Sequence[Limit], baseline: Scores) -> list[Limit]:
+    """The plain bounds on metrics that the baseline is beyond: those that speak of it are meant to be."""
+    absolute = [limit for limit in limits if limit.metric is not None and not (limit.is_drop or limit.relative)]
+    return [limit for limit in absolute if limit.violation(baseline, baseline) > 0]
 
 
 def show_bytes(size_bytes: float) -> str:

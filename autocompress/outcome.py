@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from statistics import median
 from typing import Any
 
 OK, INFEASIBLE, SCREENED, STOPPED, INTERRUPTED = "ok", "infeasible", "screened", "stopped", "interrupted"
@@ -90,8 +89,8 @@ class Savings:
     screened: int
     """Trainings that were not begun, since every trial that wanted them was hopeless."""
     screened_s: float | None
-    """An estimate of what those would have taken: their epochs times the median of what an epoch took, of trainings
-    that went on to their end if there are any; None where nothing was trained."""
+    """A low estimate of what those would have taken: their epochs times the lower quartile of what an epoch took, of
+    trainings that went on to their end if there are any; None where nothing was trained."""
     screening_s: float
     """What looking took, at all trials."""
     stopped: int
@@ -133,19 +132,25 @@ class Savings:
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """In words; none where nothing was saved."""
+        """In words; of screening and stopping also what they took where they saved nothing."""
         lines = []
         if self.spared:
             lines.append(f"The store spared {self.spared} of {self.trainings} trainings, about {self.spared_s:.3g} s.")
-        if self.screened:
-            saved = "" if self.screened_s is None else f", which may have taken about {self.screened_s:.3g} s,"
-            trainings = "a training" if self.screened == 1 else f"{self.screened} trainings"
-            lines.append(f"Screening spared {trainings}{saved} in {self.screening_s:.3g} s.")
-        if self.stopped:
-            rest = "the rest of a training" if self.stopped == 1 else f"the rest of {self.stopped} trainings"
-            saved = f"which may have taken about {self.stopped_s:.3g} s"
-            lines.append(f"Stopping spared {rest}, {saved}, in {self.rungs_s:.3g} s.")
+        if self.screened or self.screening_s:
+            trainings = _trainings(self.screened)
+            lines.append(f"Screening spared {trainings}{_estimate(self.screened_s)}, in {self.screening_s:.3g} s.")
+        if self.stopped or self.rungs_s:
+            rest = f"the rest of {_trainings(self.stopped)}" if self.stopped else "nothing"
+            lines.append(f"Stopping spared {rest}{_estimate(self.stopped_s)}, in {self.rungs_s:.3g} s.")
         return lines
+
+
+def _trainings(count: int) -> str:
+    return {0: "nothing", 1: "a training"}.get(count, f"{count} trainings")
+
+
+def _estimate(seconds: float | None) -> str:
+    return f", which may have taken about {seconds:.3g} s" if seconds else ""
 
 
 def as_one(stopped: Outcome, later: Outcome) -> Outcome:
@@ -175,13 +180,13 @@ def _by_prefix(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
 
 
 def _epoch_s(outcomes: Sequence[Outcome]) -> float | None:
-    """The median over trainings of what an epoch took. The first one takes longer than others, so those that ended
-    early tell too much; they are taken only where no training went on to its end.
+    """The lower quartile over trainings of what an epoch took; of a few, the least. A process is slow in its first
+    training, and any is slow while it begins, so those that ended early are taken only where none went on to its end.
     """
     trained = [outcome for outcome in outcomes if outcome.epochs and outcome.training_s + outcome.spared_s]
     whole = [outcome for outcome in trained if not outcome.epochs_left]
-    epochs = [(outcome.training_s + outcome.spared_s) / outcome.epochs for outcome in whole or trained]
-    return median(epochs) if epochs else None
+    paces = sorted((outcome.training_s + outcome.spared_s) / outcome.epochs for outcome in whole or trained)
+    return paces[(len(paces) - 1) // 4] if paces else None
 
 
 def failure(cause: str, error: str, method: str = "", plugin: str = "", work_s: float = 0.0) -> Outcome:

@@ -29,6 +29,8 @@ class Look:
     """Size, and latency and speedup on each target, named as a trial's scores; empty if there are none."""
     no_effect: bool = False
     """Whether there are none since it changed nothing."""
+    impossible: str = ""
+    """Why there are none, where it cannot act for this task, as without data."""
     failure: str = ""
     """Why there are none otherwise."""
     seconds: float = 0.0
@@ -51,6 +53,16 @@ class Prospect:
     samples: dict[str, int]
     """Samples of each split that the task has."""
     seconds: float
+    least_bytes: dict[str, float] = field(default_factory=dict)
+    """By method that makes the model smaller: its size where one parameter at a time is at an end of its range, at the
+    end where that is least. Without methods whose sizes are not all known."""
+
+    @property
+    def data(self) -> str:
+        """What there is to compress with: `none`, `calibration only` or `labels`."""
+        if "train" in self.samples:
+            return "labels"
+        return "calibration only" if "calibration" in self.samples else "none"
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -75,13 +87,40 @@ class Prospect:
         helping = [look for look in self.looks.get(method, ()) if self.helps(look)]
         return max(helping, key=self.gain, default=None)
 
+    @property
+    def smaller(self) -> list[str]:
+        """Methods that make the model smaller, those with the largest gain first."""
+        best = {name: look for name in self.looks if (look := self.best(name))}
+        found = [
+            name for name, look in best.items() if look.scores["size_bytes"] <= (1 - SMALLER) * self.baseline_bytes
+        ]
+        return sorted(found, key=lambda name: self.gain(best[name]), reverse=True)
+
+    def at_most(self, method: str) -> str:
+        """How small a method can make the model, if that is known: `at most 9.10x smaller`."""
+        best, least = self.best(method), self.least_bytes.get(method)
+        if best is None or least is None:
+            return ""
+        is_more = least <= (1 - SMALLER) * best.scores["size_bytes"]
+        return f"at most {self.baseline_bytes / least:.2f}x smaller" if is_more else "at most that small"
+
     def words(self, look: Look) -> str:
         """Like `2.10x faster on cpu@1 and 3.90x smaller`."""
         if not look.scores:
-            return "without effect" if look.no_effect else f"not measured: {look.failure}"
-        named = zip(self.targets, self._ends, strict=True)
-        speeds = [f"{_speed(look.scores, end)} on {target}" for target, end in named]
+            return "without effect" if look.no_effect else look.impossible or f"not measured: {look.failure}"
+        speeds = [f"{_speed(look.scores, end)} on {target}" for target, end in self._named]
         return f"{', '.join(speeds)} and {_size(look.scores['size_bytes'] / self.baseline_bytes)}"
+
+    def gains(self, look: Look) -> str:
+        """Only what is a gain: `3.90x smaller`."""
+        faster = [
+            f"{_speed(look.scores, end)} on {target}"
+            for target, end in self._named
+            if verdict_of(look.scores, end) is Verdict.FASTER
+        ]
+        share = look.scores["size_bytes"] / self.baseline_bytes
+        gains = [", ".join(faster), _size(share) if share <= 1 - SMALLER else ""]
+        return " and ".join(gain for gain in gains if gain) or "perhaps a little faster"
 
     def plain(self) -> dict[str, Any]:
         """As JSON."""
@@ -91,13 +130,21 @@ class Prospect:
     def from_plain(cls, data: Mapping[str, Any]) -> Prospect:
         looks = {name: tuple(Look(**look) for look in found) for name, found in data["looks"].items()}
         own = {name: data[name] for name in ("baseline_bytes", "unknown", "bounds", "samples", "seconds")}
-        return cls(targets=tuple(data["targets"]), kept=tuple(data["kept"]), looks=looks, **own)
+        least = data.get("least_bytes", {})  # not in probes of earlier versions
+        return cls(targets=tuple(data["targets"]), kept=tuple(data["kept"]), looks=looks, least_bytes=least, **own)
 
     def _reason(self, looks: Sequence[Look]) -> str:
         """Of its defaults, which come first."""
+        if looks[0].impossible:
+            return looks[0].impossible
         did = "changed nothing of this model" if looks[0].no_effect else f"made this model {self.words(looks[0])}"
         others = f" at its defaults, and did no better at {len(looks) - 1} other settings" if looks[1:] else ""
         return f"probed alone, it {did}{others}"
+
+    @property
+    def _named(self) -> list[tuple[str, str]]:
+        """Each target, with how its scores end."""
+        return list(zip(self.targets, self._ends, strict=True))
 
     @property
     def _ends(self) -> list[str]:

@@ -22,7 +22,7 @@ from autocompress.errors import ArtifactError, RunError, first_line
 from autocompress.final import Final, read_finals, read_surroundings
 from autocompress.folders import device_folder, trial_folder
 from autocompress.likeness import Likeness
-from autocompress.limits import Limit, parse_limits, target_suffix
+from autocompress.limits import Limit, check_against_baseline, parse_limits, target_suffix
 from autocompress.measure.device import Target
 from autocompress.metric import Metric
 from autocompress.outcome import INTERRUPTED, Outcome, Savings, as_one, own
@@ -292,9 +292,11 @@ class Run:
     def best(self, limits: Sequence[str] | None = None) -> Trial:
         """The trial that fits the limits best; the search's own limits when none are given.
 
-        Raises NothingFits, naming the nearest trial, when none meets them.
+        Raises NothingFits, naming the nearest trial, when none meets them, and InvalidInput for limits that this
+        baseline makes no sense of.
         """
         wanted = self.limits if limits is None else parse_limits(limits, self.metrics, self.config.targets)
+        check_against_baseline(wanted, self.baseline.scores)
         names = {number: str(recipe) for number, (recipe, _) in self.all_trials.items()}
         return self.trial(choose(self.scored, self.baseline.scores, self.objective, wanted, names))
 

@@ -176,6 +176,9 @@ def bind(space: SearchSpace, task: Task, registry: Registry, *targets: Target) -
     left_out: dict[str, str] = {}
     for name in names:
         method = registry.get(name)
+        if method.needs_training and not task.has_training:
+            left_out[name] = "it needs training, and there are no training data"
+            continue
         try:
             for target in targets:
                 method.check(task, target)

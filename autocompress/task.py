@@ -17,9 +17,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Subset
 
 from autocompress.content import Content, Unknown
-from autocompress.data import Samples, batches, data_digest, take
+from autocompress.data import NoSamples, Samples, batches, data_digest, take
 from autocompress.errors import InvalidInput, did_you_mean, first_line
 from autocompress.leaves import leaves
+from autocompress.method import NotApplicable
 from autocompress.metric import ACCURACY, Metric
 from autocompress.tensors import call, resize
 
@@ -36,8 +37,8 @@ class Task:
 
     model: Model
     """The trained module, or better a zero-argument factory, which needs no copying and loads artifacts elsewhere."""
-    train: Samples
-    """For the recovery training."""
+    train: Samples = NoSamples()
+    """For the recovery training; without it nothing is trained, and methods that need training are left out."""
     validation: Samples
     """Every trial is scored on it."""
     test: Samples
@@ -45,7 +46,7 @@ class Task:
     weights: str | Path | None = None
     """A state dict for the factory's model, `.safetensors` or `.pt`; None when the factory gives trained weights."""
     calibration: Samples | None = None
-    """For methods that look at activations; the training data when left out."""
+    """For methods that look at activations; the training data when left out. Without both, these methods cannot act."""
     unlabelled: Samples | None = None
     """Inputs without targets, for distillation: each sample is what `forward` takes, without a batch dimension."""
     teachers: tuple[Model, ...] = ()
@@ -77,6 +78,11 @@ class Task:
     def objective(self) -> Metric:
         return self.metrics[0]
 
+    @property
+    def has_training(self) -> bool:
+        """Whether there are data to train on."""
+        return not isinstance(self.train, NoSamples)
+
     def trained_model(self) -> nn.Module:
         """A fresh copy of the trained model, in eval mode, on the CPU. Raises InvalidInput if there is none to have."""
         model = load_weights(build(self.model), self.weights) if self.weights else build(self.model)
@@ -96,8 +102,11 @@ class Task:
     def calibration_inputs(self, samples: int, batch_size: int = 32) -> Iterator[Any]:
         """Batches of inputs from the calibration data, or else the training data: `samples` in all, or what there is.
 
-        They are drawn at random with a fixed seed, since data sets are often sorted.
+        They are drawn at random with a fixed seed, since data sets are often sorted. Raises NotApplicable if there are
+        no such data.
         """
+        if self.calibration is None and not self.has_training:
+            raise NotApplicable("there are no calibration data, nor training data in their place")
         data = self.train if self.calibration is None else self.calibration
         rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:samples].tolist()
         chosen: Any = Subset(data, rows)  # type: ignore[arg-type]
@@ -112,7 +121,13 @@ class Task:
 
     def check(self) -> None:
         """Raises InvalidInput for what would fail every trial: empty data, a model that cannot be built or run."""
-        pairs = ["train", "validation", "test", *(["calibration"] if self.calibration is not None else [])]
+        given = {
+            "train": self.has_training,
+            "validation": True,
+            "test": True,
+            "calibration": self.calibration is not None,
+        }
+        pairs = [split for split, is_there in given.items() if is_there]
         for split in pairs:
             _check_split(split, getattr(self, split))
         if self.unlabelled is not None:
@@ -155,7 +170,7 @@ class Task:
             self._check_metrics(outputs, targets)
 
     def _check_unlabelled(self, data: Samples, model: nn.Module) -> None:
-        collate, target = self.collate, self.train[0][1]
+        collate, target = self.collate, self.validation[0][1]
         try:
             inputs = take([(data[0], target)], 2, collate)
             with torch.no_grad():

@@ -57,6 +57,15 @@ def test_the_statistics_are_those_of_the_training_data(task: Task, lock: DeviceL
     assert not any(module.training for module in model.modules())
 
 
+def test_without_training_data_calibration_data_serve(task: Task, lock: DeviceLock) -> None:
+    data, model = tiny_data(128, 5), normed()
+    less = Task(model=task.model, validation=task.validation, test=task.test)
+    assert recalibrate(model, less, device=CPU, lock=lock) == 0
+    assert (mean_of(model) == 7).all()
+    assert recalibrate(model, replace(less, calibration=data), device=CPU, lock=lock) == 1
+    torch.testing.assert_close(mean_of(model), data.tensors[0].mean(dim=0))
+
+
 def test_samples_are_bounded_and_drawn_at_random(task: Task, lock: DeviceLock) -> None:
     seen: list[int] = []
 

@@ -17,12 +17,26 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from optuna.samplers import CmaEsSampler, GridSampler
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from autocompress import AutocompressError, Budget, Metric, Recipe, SearchSpace, Step, Target, Task, load, search
+from autocompress import (
+    AutocompressError,
+    Budget,
+    Metric,
+    Recipe,
+    Recovery,
+    SearchSpace,
+    Step,
+    Target,
+    Task,
+    load,
+    search,
+)
 from autocompress.artifact import Artifact, seal, write_model
 from autocompress.compress import compress, resolve
+from autocompress.data import NoSamples
 from autocompress.limits import check_against_baseline, parse_limits
 from autocompress.outcome import Outcome
 from autocompress.plugins import registry
@@ -190,8 +204,9 @@ def limits(*texts: str) -> Callable[[], Any]:
 
 
 def against_baseline(*texts: str) -> None:
-    baseline = {"accuracy": 0.9, "size_bytes": 1e6, "latency_ms": 2.0, "speedup": 1.0}
-    check_against_baseline(parse_limits(texts, task().metrics), baseline)
+    baseline = {"accuracy": 0.9, "misses": 0.0, "size_bytes": 1e6, "latency_ms": 2.0, "speedup": 1.0}
+    misses = Metric("misses", broken_metric, higher_is_better=False)
+    check_against_baseline(parse_limits(texts, (*task().metrics, misses)), baseline)
 
 
 def recipe(*steps: Step) -> None:
@@ -199,6 +214,7 @@ def recipe(*steps: Step) -> None:
 
 
 VALUES = TensorDataset(torch.zeros(4, 8), torch.zeros(4))
+TRAINED = Recipe(steps=(Step(method="structured_magnitude"),), recovery=Recovery(epochs=2))
 OUTSIDE = Recipe(steps=(Step(method="structured_magnitude", params={"ratio": 0.9}),))
 
 CASES: dict[str, dict[str, Callable[[], Any]]] = {
@@ -241,6 +257,7 @@ CASES: dict[str, dict[str, Callable[[], Any]]] = {
         "steps out of order": lambda: recipe(Step(method="int8_dynamic"), Step(method="structured_magnitude")),
         "a value out of range": lambda: recipe(Step(method="structured_magnitude", params={"ratio": 2})),
         "a value of another type": lambda: recipe(Step(method="structured_magnitude", params={"ratio": "half"})),
+        "a training without data": lambda: resolve(TRAINED, registry(), task(train=NoSamples())),
         "outside the space": lambda: searching(space="quickstart", recipes=[OUTSIDE]),
     },
     "Limits": {
@@ -257,6 +274,7 @@ CASES: dict[str, dict[str, Callable[[], Any]]] = {
         "limits that contradict each other for the baseline": lambda: against_baseline(
             "size <= 25% of baseline", "size >= 0.5 MB"
         ),
+        "a share of a baseline that is 0": lambda: against_baseline("misses <= 110% of baseline"),
     },
     "Budget, target, names": {
         "no trials": lambda: Budget.parse({"trials": 0}, "budget"),
@@ -268,6 +286,8 @@ CASES: dict[str, dict[str, Callable[[], Any]]] = {
         "a seed below 0": lambda: searching(seed=-1),
         "a seed that is too large": lambda: searching(seed=5_000_000_000),
         "a sampler by its name": lambda: searching(sampler="tpe"),
+        "a sampler for one objective": lambda: searching(sampler=CmaEsSampler()),
+        "a sampler that does not take the baseline": lambda: searching(sampler=GridSampler({"pruning": ["none"]})),
         "no time to measure": lambda: searching(latency_seconds=0.0),
         "less than no time for the hardware": lambda: searching(hardware_seconds=-1.0),
         "too long a probe": lambda: searching(probe_seconds=500.0),

@@ -205,6 +205,14 @@ def test_a_contradiction_that_shows_with_the_baseline(texts: Sequence[str], cont
         check_against_baseline(limits, BASELINE)
 
 
+def test_a_share_of_nothing_is_refused_when_the_baseline_is_known() -> None:
+    limits = parse_limits(["perplexity <= 110% of baseline"], METRICS)
+    check_against_baseline(limits, BASELINE)
+    message = "baseline's perplexity, which is 0: write a plain bound, like 'perplexity <= 0.5'"
+    with pytest.raises(InvalidInput, match=message):
+        check_against_baseline(limits, BASELINE | {"perplexity": 0.0})
+
+
 @pytest.mark.parametrize(
     ("size_bytes", "text"),
     [

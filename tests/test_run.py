@@ -168,6 +168,7 @@ def test_the_best_for_other_limits_needs_no_search(limits: list[str] | None, num
     [
         (["size <= 100 B"], NothingFits, r"nearest is trial 5 \(pack\(bits=4\)\): size is 200 B, 100 B beyond"),
         (["f1 >= 90%"], InvalidInput, "limit 'f1 >= 90%' bounds the unknown 'f1'; known: accuracy, accuracy_drop,"),
+        (["size >= 1 MB", "size <= 25% of baseline"], InvalidInput, "limits contradict each other for this baseline"),
     ],
 )
 def test_limits_that_nothing_meets(limits: list[str], error: type[AutocompressError], message: str, run: Run) -> None:

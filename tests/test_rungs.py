@@ -74,6 +74,18 @@ def test_savings_tell_what_stopping_spared() -> None:
     assert Savings.of([STOPPED_ONE]).stopped_s == 24  # there is nothing else to go by
 
 
+def test_the_first_trainings_of_processes_do_not_inflate_what_was_spared() -> None:
+    first, second = (replace(scored(0.1, 0.2), training_s=seconds) for seconds in (90.0, 3.0))
+    assert Savings.of([first, first, second, STOPPED_ONE]).stopped_s == pytest.approx(8 / 3)
+    others = [replace(scored(0.1, 0.2), training_s=seconds) for seconds in (1.0, 6.0, 9.0, 12.0)]
+    assert Savings.of([*others, second, STOPPED_ONE]).stopped_s == pytest.approx(8 / 3)  # not the very fastest of many
+
+
+def test_what_screening_and_stopping_took_is_told_where_they_spared_nothing() -> None:
+    told = Savings.of([replace(scored(0.1, 0.2), screening_s=39.8)]).lines()
+    assert told == ["Screening spared nothing, in 39.8 s.", "Stopping spared nothing, in 0.5 s."]
+
+
 def test_savings_tell_what_screening_spared() -> None:
     savings = Savings.of([scored(0.1, 0.2), SCREENED_ONE, SCREENED_ONE])
     assert (savings.screened, savings.screened_s, savings.screening_s) == (2, 8.0, 0.2)

@@ -161,6 +161,14 @@ def test_a_file_that_is_no_space(text: str, message: str, tmp_path: Path) -> Non
     assert message in str(caught.value)
 
 
+def test_methods_that_need_training_are_left_out_without_training_data(task: Task) -> None:
+    less = Task(model=task.model, validation=task.validation, test=task.test)
+    space = bound(less)
+    assert "cut" not in space.parameters and "pack" in space.parameters
+    assert space.left_out["cut"] == "it needs training, and there are no training data"
+    assert {space.random_recipe(random.Random(seed)).recovery.epochs for seed in range(20)} == {0}
+
+
 def test_the_methods_of_no_space_are_all_that_apply(task: Task) -> None:
     fitted = bound(task)
     assert fitted.methods == {

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from autocompress import Metric, Task
+from autocompress import Metric, NotApplicable, Task
 from autocompress.errors import InvalidInput
 from tests.conftest import tiny_data, tiny_model
 
@@ -41,6 +41,17 @@ def raising() -> nn.Module:
 
 def test_a_usable_task_passes(task: Task) -> None:
     task.check()
+
+
+def test_a_task_needs_no_training_data(task: Task) -> None:
+    less = Task(model=tiny_model, validation=task.validation, test=task.test, unlabelled=[torch.zeros(8)])
+    less.check()
+    assert task.has_training and not less.has_training
+    with pytest.raises(NotApplicable, match="there are no calibration data, nor training data in their place"):
+        next(less.calibration_inputs(4))
+    calibrated = replace(less, calibration=tiny_data(8, 1))
+    assert len(next(calibrated.calibration_inputs(4))) == 4
+    assert len({task.fingerprint, less.fingerprint, calibrated.fingerprint}) == 3
 
 
 EMPTY = TensorDataset(torch.empty(0, 8), torch.empty(0))

@@ -10,14 +10,22 @@ from typing import Any
 from autocompress.limits import show_ms, target_suffix
 from autocompress.prospect import Prospect
 
+WITHOUT = {
+    "labels": "",
+    "calibration only": ", so nothing is trained",
+    "none": ", so nothing is trained or calibrated",
+}
+
 
 def prospect_lines(found: Prospect) -> list[str]:
     """What binds the model on each target, what data there are, what each method did, and what is not known."""
     samples = ", ".join(f"{count} {split}" for split, count in found.samples.items())
     return [
         *(_bound(found, target, of) for target, of in found.bounds.items()),
+        f"data to compress with: {found.data}{WITHOUT[found.data]}",
         f"samples, with targets unless they are called unlabelled: {samples}",
-        f"in {found.seconds:.0f} s, what methods did to the trained model, each alone and without training:",
+        f"in {found.seconds:.0f} s, what methods did to the trained model, each alone and without training; at most, at"
+        " the ends of their parameters:",
         *(f"  {line}" for line in (*_seen(found), *_unknown(found))),
     ]
 
@@ -28,7 +36,8 @@ def _seen(found: Prospect) -> Iterator[str]:
         best = found.best(name)
         asked_for = best is None and name in found.kept
         end = ", left out" if name in found.left_out else ", kept since it was asked for" if asked_for else ""
-        yield f"{name.ljust(width)}  {found.words(best or looks[0])}{end}"
+        most = f", {found.at_most(name)}" if found.at_most(name) else ""
+        yield f"{name.ljust(width)}  {found.words(best or looks[0])}{most}{end}"
 
 
 def _unknown(found: Prospect) -> Iterator[str]:
@@ -52,4 +61,8 @@ def _bound(found: Prospect, target: str, of: dict[str, Any]) -> str:
     if not times:
         return line
     time = statistics.median(times)
-    return f"{line}; it takes {show_ms(time)}, {time / max(floors.values()):.1f} times the largest of these"
+    most = time / max(bounds["compute_ms"], bounds["memory_ms"])  # launches can be merged
+    return (
+        f"{line}; it takes {show_ms(time)}, {time / max(floors.values()):.1f} times the largest of these, and only"
+        f" accelerated it becomes at most {most:.1f}x faster"
+    )

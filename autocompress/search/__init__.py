@@ -65,7 +65,8 @@ def search(
         recipes: known recipes, tried first.
         portfolio: whether to try next what was good for models of this family on such a device, as far as the space
             holds it: at most 5 recipes, and at most a quarter of the trials.
-        like: finished runs; the recipes of their fronts are tried after that, where the task was a similar one.
+        like: finished runs; the recipes of their fronts are tried after that, where the task was a similar one: at most
+            5, and at most a quarter of the trials, the best of each run first.
         workers: trials at a time; on a CPU one for each core, on a GPU one, if None.
         latency_seconds: the longest that one latency measurement may take.
         hardware_seconds: for each target, how long to find out afterwards what its hardware can do at most and how fast
@@ -82,7 +83,8 @@ def search(
         probe_seconds: the longest that each method may be looked at alone before the first trial, 120 at most, so that
             those that make this model neither smaller nor faster are left out and the best are tried first. 0: all
             methods are tried. Not done for fewer than 10 trials, or where it would take a fifth of the hours.
-        sampler: one of Optuna's, in place of the search's own, which `seed` then says nothing to.
+        sampler: one of Optuna's that serves several objectives, in place of the search's own, which `seed` then says
+            nothing to.
 
     Raises InvalidInput for a task, space, limit or recipe that breaks a rule, RunError when the run's folder is in use,
     not writable or belongs to another search. A trial that fails raises nothing: it is a row of the result.

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autocompress.errors import NothingFits
-from autocompress.limits import Scores, show_bytes, show_ms
+from autocompress.limits import Limit, Scores, show_bytes, show_ms
 from autocompress.measure.device import Target, hardware_name
 from autocompress.metric import Metric
 from autocompress.outcome import FAILED, INFEASIBLE, Outcome
@@ -98,6 +98,17 @@ class Display:
         self._add(number, outcome)
         if not self._console.is_terminal or outcome.failed:
             self._console.print(f"{self._progress()}  trial {number}  {self._line(outcome)}  {self._recipes[number]}")
+
+    def baseline_misses(self, limits: Sequence[Limit], baseline: Scores) -> None:
+        """Limits on a metric that the untouched model does not hold."""
+        for limit in limits:
+            value = f"{baseline[limit.subject]:.4f}"
+            self._console.print(
+                f"the untouched model itself misses {limit.text!r} ({value}): compression rarely mends that"
+            )
+
+    def exhausted(self) -> None:
+        self._console.print("the space has no other recipe")
 
     def interrupted(self) -> None:
         self._console.print(f"interrupted after {self._done} trials; the same command continues")

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from autocompress.errors import AutocompressError, RunError
-from autocompress.limits import check_against_baseline
+from autocompress.limits import check_against_baseline, missed_by_baseline
 from autocompress.outcome import INTERRUPTED, STOPPED, Outcome
 from autocompress.plugins import registry
 from autocompress.run import PROMOTED, Run
@@ -24,12 +24,14 @@ from autocompress.search.floor import check_reachable
 from autocompress.search.folder import RunFolder, open_run
 from autocompress.search.judging import judge_finalists, unjudged, unseen_hardware
 from autocompress.search.look_ahead import look_ahead
+from autocompress.search.sampler_check import check_sampler
 from autocompress.search.settings import Settings
 from autocompress.search.stopping import Stopping
 from autocompress.search.study import (
     Proposal,
     SamplerFactory,
     SearchStudy,
+    directions_of,
     free_beginning,
     grey_box,
     sharing_grey_box,
@@ -84,6 +86,8 @@ class Search:
         proposal = self._study.ask()
         if proposal is None:
             self._exhausted = True
+            self._folder.event("exhausted")
+            self._display.exhausted()
             return None
         self._running.add(proposal.number)
         if PROMOTED in proposal.proposed:
@@ -137,11 +141,13 @@ class Search:
         report = self._reports.pop(number, None)
         if report is not None:
             outcome = replace(outcome, rungs=report.rungs | outcome.rungs)
+        first = self._study.baseline is None
         outcome = self._study.tell(number, outcome)
         self._running.discard(number)
         self._folder.event("finished", trial=number, state=outcome.state, error=outcome.error)
         self._display.finished(number, outcome)
-        self._check_baseline(outcome)
+        if first:
+            self._check_baseline(outcome)
 
     def _promote(self) -> None:
         """Let a stopped trial go on if it now would; without a store its training is gone."""
@@ -165,8 +171,6 @@ class Search:
 
     def _check_baseline(self, outcome: Outcome) -> None:
         """The first trial is the baseline: without its scores nothing can be judged."""
-        if self.error is not None:
-            return
         if self._study.baseline is None:
             self.error = RunError(f"the baseline could not be scored, so nothing can be compared: {outcome.error}")
             return
@@ -174,6 +178,9 @@ class Search:
             check_against_baseline(self._settings.limits, self._study.baseline)
         except AutocompressError as error:
             self.error = error
+            return
+        missed = missed_by_baseline(self._settings.limits, self._study.baseline)
+        self._display.baseline_misses(missed, self._study.baseline)
 
 
 def run_search(settings: Settings) -> Run:
@@ -185,6 +192,8 @@ def run_search(settings: Settings) -> Run:
     versions = {name: plugins.plugin_of(name).release for name in space.parameters}
     starts, impossible = first_recipes(settings, space, plugins)
     check_reachable(settings.limits, settings.task, settings.targets)
+    if settings.sampler is not None:
+        check_sampler(settings.sampler, space, directions_of(settings.task.objective, len(settings.targets)))
     with (
         open_run(settings, versions) as folder,
         log_records_to(folder.log_file, "optuna"),
@@ -208,6 +217,8 @@ def run_search(settings: Settings) -> Run:
             sampler=_sampler(settings, space),
         )
         study.adopt_orphans(lambda number: recorded_outcome(folder.path, number))
+        if study.baseline is not None:
+            check_against_baseline(settings.limits, study.baseline)
         for start in starts:
             study.enqueue(start.recipe, start.why)
         display.impossible(impossible)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
+from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -30,6 +31,20 @@ class Answer:
     """Of a COMPLETE trial."""
 
 
+class AskedStudy(optuna.Study):
+    """A study in memory whose trials are asked for and told."""
+
+    def __init__(
+        self, directions: Sequence[StudyDirection], sampler: optuna.samplers.BaseSampler | None = None
+    ) -> None:
+        storage = optuna.storages.InMemoryStorage()
+        made = optuna.create_study(storage=storage, directions=directions)
+        super().__init__(made.study_name, storage, sampler)
+
+    def stop(self) -> None:
+        """Nothing: of a sampler that has proposed its whole space, whoever asks hears repetitions."""
+
+
 class MirroredStudy:
     """The one writer of a study's database."""
 
@@ -40,7 +55,7 @@ class MirroredStudy:
             )
         except Exception as error:  # SQLAlchemy on a file that may be damaged
             raise RunError(f"{url} is not readable: {first_line(error)}; choose another --name") from error
-        self._memory = optuna.create_study(directions=directions)
+        self._memory = AskedStudy(directions)
         self._live: dict[int, Trial] = {}
         for trial in self._disk.get_trials(deepcopy=False):
             self._memory.add_trial(trial)
@@ -55,7 +70,7 @@ class MirroredStudy:
     def directions(self) -> list[StudyDirection]:
         return self._memory.directions
 
-    def set_sampler(self, sampler: optuna.samplers.BaseSampler) -> None:
+    def set_sampler(self, sampler: BaseSampler) -> None:
         self._memory.sampler = sampler
 
     def ask(self, choices: Mapping[str, Any] | None) -> Trial:
@@ -75,11 +90,11 @@ class MirroredStudy:
         """Tell how a running trial ended, in memory and on disk."""
         on_disk = Trial(self._disk, self._disk.get_trials(deepcopy=False)[number]._trial_id)
         for study, trial in ((self._disk, on_disk), (self._memory, self._live.pop(number))):
-            _tell(study, trial, answer)
+            tell(study, trial, answer)
 
     def add(self, trial: Trial, answer: Answer) -> None:
         """Put an asked trial on disk that has its end already."""
-        _tell(self._memory, trial, answer)
+        tell(self._memory, trial, answer)
         self._disk.add_trial(self.trials[trial.number])
 
 
@@ -89,7 +104,8 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     return optuna.storages.RDBStorage(url, engine_kwargs=options)
 
 
-def _tell(study: optuna.Study, trial: Trial, answer: Answer) -> None:
+def tell(study: optuna.Study, trial: Trial, answer: Answer) -> None:
+    """End a trial."""
     for name, value in answer.attributes.items():
         trial.set_user_attr(name, value)
     for name, excess in answer.constraints.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import math
 import shutil
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ import torch
 from autocompress.compress import Compression, seed_all
 from autocompress.errors import first_line
 from autocompress.measure.probe import probe_device
-from autocompress.method import Method, NoEffect, Technique
+from autocompress.method import Method, NoEffect, NotApplicable, Technique
 from autocompress.plugins import Registry, registry
 from autocompress.prospect import Look, Prospect
 from autocompress.recipe import Recipe, Step
@@ -34,6 +35,8 @@ HARDWARE_S = 3.0
 """For each target, to know its peaks well enough to say what binds the model."""
 MOST_SHARE = 1 / 6
 """The share of the time that one method may take at one setting."""
+SIZES_SHARE = 1 / 6
+"""The share of the time that it may take to see how small methods that help can make the model."""
 SCRATCH = ".probe"
 TIME_UP = "the time was up"
 
@@ -47,6 +50,10 @@ class Looks(Protocol):
 
     def method(self, step: Step, seconds: float) -> Look | str:
         """What a method does alone, or why that is not known."""
+        ...
+
+    def size(self, step: Step, seconds: float) -> float | str:
+        """Bytes of what a method alone would ship, infinite if that is nothing; or why they are not known."""
         ...
 
 
@@ -82,11 +89,26 @@ class Prospector:
                 found: dict[str, Any] = {"scores": self._scores(Recipe(steps=(step,)))}
         except NoEffect:
             found = {"no_effect": True}
+        except NotApplicable as reason:
+            found = {"impossible": str(reason)}
         except Exception as error:  # plugins' code
             found = {"failure": first_line(error)}
         finally:
             shutil.rmtree(self._scratch, ignore_errors=True)
         return Look(step.params, **found, seconds=time.monotonic() - start)
+
+    def size(self, step: Step) -> float:
+        """Bytes of what a method alone would ship without training; infinite where it has no effect or fails."""
+        recipe = Recipe(steps=(step,))
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                ship_copies(self._compression(recipe), recipe, self._scratch, self._context.task, self._context.targets)
+            return float(largest_bytes(self._scratch, self._context.targets))
+        except Exception:  # plugins' code
+            return math.inf
+        finally:
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _scores(self, recipe: Recipe) -> dict[str, float]:
         """Of what would ship without training."""
@@ -118,8 +140,9 @@ def prospect(
     """Looks at every method of the space for at most so many seconds, or says why that is not possible.
 
     First all at their defaults, one of each technique after the other, formats and runtimes before structure, machine
-    code last; then those that were no gain at the ends of their parameters. `tell` hears the name of each. The methods
-    in `kept` are left out in no case.
+    code last; then those that were no gain at the ends of their parameters. Last comes the size at these ends of those
+    that make the model smaller, the best of them first, and of machine code not at all. `tell` hears the name of each.
+    The methods in `kept` are left out in no case.
     """
     start = time.monotonic()
     model = looks.model(seconds)
@@ -142,7 +165,14 @@ def prospect(
             if not (probe.is_settled(name) or (first and name in kept)):
                 tell(name)
                 probe.look(name, itertools.islice(space.settings(name), first, last))
-    return replace(nothing, looks=probe.seen, unknown=nothing.unknown | probe.unknown, seconds=time.monotonic() - start)
+    found = replace(nothing, looks=probe.seen, unknown=nothing.unknown | probe.unknown)
+    end, least = min(start + seconds, time.monotonic() + SIZES_SHARE * seconds), dict[str, float]()
+    for name in (name for name in found.smaller if not plugins.get(name).native_code):
+        tell(name)
+        bytes_at = probe.least_bytes(name, space.settings(name), end)
+        if bytes_at is not None:
+            least[name] = bytes_at
+    return replace(found, least_bytes=least, seconds=time.monotonic() - start)
 
 
 class _Probe:
@@ -154,9 +184,9 @@ class _Probe:
         self.unknown: dict[str, str] = {}
 
     def is_settled(self, name: str) -> bool:
-        """Whether no further look at a method could say more: it helps, or cannot be known."""
+        """Whether no further look at a method could say more: it helps, cannot be known, or cannot act."""
         is_unknown = name in self.unknown or name in self._nothing.unknown
-        return is_unknown or any(map(self._nothing.helps, self.seen.get(name, ())))
+        return is_unknown or any(look.impossible or self._nothing.helps(look) for look in self.seen.get(name, ()))
 
     def look(self, name: str, settings: Iterable[dict[str, Any]]) -> None:
         """At the settings, one after the other, until that settles it."""
@@ -174,6 +204,20 @@ class _Probe:
                 self.unknown[name] = f"it failed: {look.failure}"
             if self.is_settled(name):
                 return
+
+    def least_bytes(self, name: str, settings: Iterable[dict[str, Any]], end: float) -> float | None:
+        """The smallest size at the settings; None where it is not known of all by `end`."""
+        sizes = []
+        for params in settings:
+            seen = [look.scores.get("size_bytes", math.inf) for look in self.seen[name] if look.params == params]
+            left = end - time.monotonic()
+            if not seen and left <= 0:
+                return None
+            size = seen[0] if seen else self._looks.size(Step(method=name, params=params), left)
+            if isinstance(size, str):
+                return None
+            sizes.append(size)
+        return min(sizes)
 
 
 def _in_order(methods: Sequence[Method]) -> list[Method]:
@@ -195,4 +239,4 @@ def unseen(method: Method) -> str:
 def samples(task: Task) -> dict[str, int]:
     """By split, of those that the task has."""
     splits = {name: getattr(task, name) for name in ("train", "validation", "test", "calibration", "unlabelled")}
-    return {name: len(data) for name, data in splits.items() if data is not None}
+    return {name: len(data) for name, data in splits.items() if data is not None and len(data)}

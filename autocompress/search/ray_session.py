@@ -76,14 +76,14 @@ class FreshProcess:
     def end(self) -> None:
         ray.kill(self._actor)
 
-    def _ask(self, method: str, *arguments: Any, seconds: float | None = None) -> Any:
-        """The answer, or why there is none."""
+    def _ask(self, method: str, *arguments: Any, seconds: float | None = None, what: str = "it") -> Any:
+        """The answer, or why there is none, with a word for what was asked for."""
         try:
             return ray.get(getattr(self._actor, method).remote(*arguments), timeout=seconds)
         except ray.exceptions.GetTimeoutError:
             self.end()
             self._actor = self._started()
-            return f"it took longer than {seconds:.0f} s"
+            return f"{what} took longer than {seconds:.0f} s"
         except ray.exceptions.RayActorError:
             self._actor = self._started()
             return "its process died: killed by a signal, out of memory, or crashed"
@@ -91,7 +91,10 @@ class FreshProcess:
             return first_line(error.cause)
 
     def _started(self) -> Any:
-        return ray.remote(num_cpus=0)(self._kind).remote(*self._arguments)
+        """Once it is up, or dead: what it takes to begin is no part of what it is asked for."""
+        actor = ray.remote(num_cpus=0)(self._kind).remote(*self._arguments)
+        ray.wait([actor.__ray_ready__.remote()])
+        return actor
 
 
 class JudgeProcess(FreshProcess):
@@ -112,11 +115,16 @@ class ProspectorProcess(FreshProcess):
     """A process with a `Prospector`."""
 
     def model(self, seconds: float) -> dict[str, Any] | str:
-        answer: dict[str, Any] | str = self._ask("model", seconds, seconds=seconds)
+        what = "a look at the untouched model and at the hardware's peaks"
+        answer: dict[str, Any] | str = self._ask("model", seconds, seconds=seconds, what=what)
         return answer
 
     def method(self, step: Step, seconds: float) -> Look | str:
         answer: Look | str = self._ask("method", step, seconds=seconds)
+        return answer
+
+    def size(self, step: Step, seconds: float) -> float | str:
+        answer: float | str = self._ask("size", step, seconds=seconds)
         return answer
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from torch import nn
@@ -71,24 +72,31 @@ class Screening:
     that has that quality is at least 10 % smaller and, on every target and beyond the interval, 10 % faster.
 
     Not looked at are recipes whose weights become zero while training, since their size says nothing before; machine
-    code that this process has not compiled yet; and what took longer to screen before than training would take. What
-    fails to finalize without training is trained: it may be the training that it needs.
+    code that this process has not compiled yet; and what took longer to screen before than training would take. How it
+    is finalized tells what that took; the median over others, where it was not screened yet. What fails to finalize
+    without training is trained: it may be the training that it needs.
     """
 
     def __init__(self, task: Task, targets: Sequence[Target], limits: Sequence[Limit], seconds: float) -> None:
         self._task, self._targets, self._limits = task, targets, limits
         self._latency_s = min(SECONDS, seconds)
-        self._took_s: dict[tuple[str, ...], float] = {}
-        self._trained_s, self._epochs = 0.0, 0
+        self._screened_s: dict[tuple[str, ...], float] = {}
+        self._finalized_s: dict[tuple[str, ...], float] = {}
+        self._trained_s, self._epochs, self._warm = 0.0, 0, False
 
     def trained(self, seconds: float, epochs: int) -> None:
-        """Told of every training of this process, to know whether screening is worth its time."""
-        self._trained_s += seconds
-        self._epochs += epochs
+        """Told of every training of this process, or part of one, to know whether screening is worth its time.
+
+        The first one does not count: a process takes long over what it does for the first time.
+        """
+        if self._warm:
+            self._trained_s += seconds
+            self._epochs += epochs
+        self._warm = True
 
     def finalized(self, work: Compression, seconds: float) -> None:
         """Told how long each recipe's finalizers took, for the same reason."""
-        self._took_s.setdefault(_finalizers(work), seconds)
+        self._finalized_s.setdefault(_finalizers(work), seconds)
 
     def __call__(
         self,
@@ -122,18 +130,24 @@ class Screening:
             return {}
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-            self._took_s[_finalizers(work)] = time.monotonic() - start
+            self._screened_s[_finalizers(work)] = time.monotonic() - start
 
     def _not_worth_it(self, work: Compression, epochs: int) -> str:
         methods = [step.method for step in work.steps]
         if any(method.overrides("schedule") for method in methods):
             return "its size comes with training"
-        took = self._took_s.get(_finalizers(work))
-        if took is None:
-            return "it has machine code to compile" if any(method.native_code for method in methods) else ""
-        if self._epochs and took > self._trained_s / self._epochs * epochs:
-            return f"that took {took:.1f} s, and training takes less"
+        took = self._took_s(_finalizers(work))
+        if took is None and any(method.native_code for method in methods):
+            return "it has machine code to compile"
+        if took is None and self._screened_s:
+            took = median(self._screened_s.values())
+        if took is not None and self._epochs and took > self._trained_s / self._epochs * epochs:
+            return f"that takes {took:.1f} s, and training takes less"
         return ""
+
+    def _took_s(self, finalizers: tuple[str, ...]) -> float | None:
+        """What such recipes took to screen, or at least to finalize."""
+        return self._screened_s.get(finalizers, self._finalized_s.get(finalizers))
 
     def _timed(self, models: Mapping[str, nn.Module], baselines: Mapping[str, nn.Module]) -> dict[str, float]:
         return latency_scores(

@@ -60,9 +60,7 @@ class SearchStudy:
     ) -> None:
         """Opens or creates the study; `sampler` makes another sampler than the grey-box one, from space and seed."""
         self._space, self._objective, self._limits, self._screening = space, objective, limits, screening
-        best = StudyDirection.MAXIMIZE if objective.higher_is_better else StudyDirection.MINIMIZE
-        # quality, bytes, and for each target time as a share of the baseline's
-        self._study = MirroredStudy(url, [best, *[StudyDirection.MINIMIZE] * (1 + targets)])
+        self._study = MirroredStudy(url, directions_of(objective, targets))
         known = len(self._study.trials)
         self._sampler = (sampler or grey_box)(functools.partial(walk, space), seed + known)
         self._study.set_sampler(self._sampler)
@@ -217,6 +215,12 @@ class SearchStudy:
             if recipe.key not in self._seen:
                 return recipe
         return None
+
+
+def directions_of(objective: Metric, targets: int) -> list[StudyDirection]:
+    """Of quality, bytes, and for each target time as a share of the baseline's."""
+    best = StudyDirection.MAXIMIZE if objective.higher_is_better else StudyDirection.MINIMIZE
+    return [best, *[StudyDirection.MINIMIZE] * (1 + targets)]
 
 
 def suggest(trial: Trial, name: str, parameter: Parameter) -> Any:

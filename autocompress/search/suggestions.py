@@ -24,12 +24,13 @@ def after_probing(
 ) -> list[Start]:
     """The starts that the narrowed space still holds, then what the probe suggests that is not among them.
 
-    Suggested are 4 recipes at most, and at most a quarter of the trials.
+    Suggested are 4 recipes at most, and at most a quarter of the trials; with what comes from other models, half.
     """
     held = [start for start in starts if not any(step.method in found.left_out for step in start.recipe.steps)]
     known = {start.recipe.key for start in held}
     new = [start for start in _Suggestions(found, space, registry, settings.task)() if start.recipe.key not in known]
-    return held + new[: min(MOST_SUGGESTED, most(settings.budget.trials))]
+    borrowed = sum(start.borrowed for start in held)
+    return held + new[: min(MOST_SUGGESTED, most(settings.budget.trials, borrowed))]
 
 
 class _Suggestions:
@@ -72,7 +73,7 @@ class _Suggestions:
         return Recipe(steps=steps, recovery=Recovery(**usual))
 
     def _words(self, names: Sequence[str]) -> str:
-        words = [self._found.words(self._best[name]) for name in names]
+        words = [self._found.gains(self._best[name]) for name in names]
         if len(names) == 1:
             return f"it {words[0]}"
         return "; ".join(f"{name} {effect}" for name, effect in zip(names, words, strict=True))

@@ -139,7 +139,6 @@ class TrialRunner:
             self._progress.rungs_s += worked - trained.training_s - looked_s
             left = recipe.recovery.epochs - trained.checkpoint.epochs
             return Outcome(STOPPED, self._progress.screened, work_s=worked, epochs_left=left)
-        self._screening.trained(trained.seconds, recipe.recovery.epochs)
         firsts = [first for first, *_ in by_device(context.targets)]
         finalizing = time.monotonic()
         compressed = {first: finalize(trained, first, keep=first is not firsts[-1]) for first in firsts}
@@ -174,6 +173,8 @@ class TrialRunner:
             until=lambda done: progress.until(done, recipe.recovery.epochs) if context.stopping else None,
             begun=progress.halted,
         )
+        if trained.training_s:
+            self._screening.trained(trained.training_s, trained.epochs)
         progress.training_s += trained.training_s
         progress.spared_s = max(0.0, trained.seconds - progress.training_s)
         if trained.seconds:
@@ -191,7 +192,6 @@ class TrialRunner:
         progress.halted, name = trained.trained(), rungs_of(epochs)[done]
         progress.rungs[name] = rung_score(trained.model, task, self.context.targets[0])
         print(f"at {name} of its epochs: {task.objective.name} {progress.rungs[name]:.4f}")
-        self._screening.trained(progress.halted.seconds, done)
 
     @property
     def _waited_s(self) -> float:

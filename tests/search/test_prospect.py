@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -12,12 +13,14 @@ from typing import Any
 import pytest
 
 from autocompress import Budget, Recipe, Run, SearchSpace, Step, Target, search
+from autocompress.data import NoSamples
 from autocompress.errors import InvalidInput, RunError
 from autocompress.parameters import Choice, Float, Integer, Parameter
 from autocompress.plugins import registry
 from autocompress.prospect import PROBE_FILE, Look, Prospect, read_prospect
 from autocompress.report import as_data, explanation_data
 from autocompress.report.probe import prospect_lines
+from autocompress.search import ray_environment
 from autocompress.search.display import Display
 from autocompress.search.folder import open_run
 from autocompress.search.look_ahead import LEAST_TRIALS, look_ahead
@@ -64,6 +67,9 @@ class Here:
     def method(self, step: Step, seconds: float) -> Look:
         self.asked.append(step)
         return self._prospector.method(step)
+
+    def size(self, step: Step, seconds: float) -> float:
+        return self._prospector.size(step)
 
 
 def look_around(folder: Path, *kept: str, seconds: float = 600) -> tuple[Prospect, Here]:
@@ -112,6 +118,31 @@ def test_structure_is_looked_at_without_training(seen: tuple[Prospect, Here]) ->
     assert [step.method for step in here.asked].count("structured_magnitude") == 1  # it helped at its defaults
 
 
+def test_how_small_methods_can_make_the_model_is_told(seen: tuple[Prospect, Here]) -> None:
+    found, here = seen
+    best, least = found.best("structured_magnitude"), found.least_bytes
+    assert best is not None and least["structured_magnitude"] < 0.9 * best.scores["size_bytes"]
+    assert [step.method for step in here.asked].count("structured_magnitude") == 1  # its ends were not timed
+    assert least["halving"] == min(look.scores.get("size_bytes", 1e9) for look in found.looks["halving"])
+    assert not {"slow", "idle", "broken", "teaching"} & set(least)
+    ratio = found.baseline_bytes / least["structured_magnitude"]
+    lines = prospect_lines(found)
+    assert any(line.endswith(f"smaller, at most {ratio:.2f}x smaller") for line in lines)
+    assert any("halving " in line and line.endswith("x smaller, at most that small") for line in lines)
+
+
+def test_without_data_to_calibrate_with_who_needs_them_is_left_out(tmp_path: Path) -> None:
+    task = replace(features(), train=NoSamples())
+    context = TrialContext(task, (CPU,), tmp_path, 0, None, 0.05)
+    space = bind(SearchSpace(methods={"mixed_precision": None, "int8_weight_only": None}), task, registry(), CPU)
+    found = prospect(Here(context), space, registry(), context, (), 600)
+    assert isinstance(found, Prospect) and found.data == "none"
+    assert found.left_out["mixed_precision"] == "there are no calibration data, nor training data in their place"
+    assert "data to compress with: none, so nothing is trained or calibrated" in prospect_lines(found)
+    assert found.best("int8_weight_only") is not None
+    assert replace(found, samples={"calibration": 8}).data == "calibration only"
+
+
 def test_what_cannot_be_seen_is_kept_and_the_reason_told(seen: tuple[Prospect, Here]) -> None:
     found, here = seen
     assert found.unknown == {
@@ -144,6 +175,7 @@ def test_model_and_data_are_looked_at(seen: tuple[Prospect, Here]) -> None:
     assert found.samples == {"train": 256, "validation": 128, "test": 128}
     assert found.bounds["cpu@1"]["bounds"]["binding"] in ("compute", "memory", "launch")
     lines = prospect_lines(found)
+    assert "data to compress with: labels" in lines and "accelerated it becomes at most" in lines[0]
     assert lines[0].startswith(f"on cpu@1 {found.bounds['cpu@1']['bounds']['binding']} binds the model most")
     assert "samples, with targets unless they are called unlabelled: 256 train, 128 validation, 128 test" in lines
     assert any("slow " in line and line.endswith("larger, left out") for line in lines)
@@ -206,6 +238,8 @@ def test_words_and_gain() -> None:
         "worse": "2.00x slower on cpu@1 and 1.50x larger",
     }
     assert found.gain(found.looks["both"][0]) == pytest.approx(8)
+    little = made(little=(1.0, 1.03, 0.1))
+    assert little.gains(little.looks["little"][0]) == "perhaps a little faster"
 
 
 def settings(folder: Path, **changes: Any) -> Settings:
@@ -233,6 +267,7 @@ def test_the_best_are_tried_after_what_was_given(tmp_path: Path) -> None:
     assert names == [["int8_weight_only"], ["structured_magnitude", "int8_weight_only"], ["halving"]]
     assert first[3].recipe.recovery.epochs > 0 == first[2].recipe.recovery.epochs
     assert first[2].why == "the probe found it 1.10x faster on cpu@1 and 3.33x smaller"
+    assert first[4].why == "the probe found it 1.82x smaller"  # and no faster
     assert first[3].why == (
         "the probe found structured_magnitude 1.50x faster on cpu@1 and 2.00x smaller;"
         " int8_weight_only 1.10x faster on cpu@1 and 3.33x smaller"
@@ -242,6 +277,17 @@ def test_the_best_are_tried_after_what_was_given(tmp_path: Path) -> None:
 def test_few_trials_are_not_filled_with_suggestions(tmp_path: Path) -> None:
     wanted = settings(tmp_path, budget=Budget(trials=4))
     assert len(after_probing([], HELPFUL, wanted, bound(wanted).without(HELPFUL.left_out), registry())) == 1
+
+
+def test_the_probe_suggests_less_after_the_portfolio_and_other_fronts(tmp_path: Path) -> None:
+    wanted = settings(tmp_path, budget=Budget(trials=8))
+    borrowed = [
+        Start(Recipe(steps=(Step(method="halving", params={"halves": halves}),)), "a front", borrowed=True)
+        for halves in (True, False)
+    ]
+    space = bound(wanted).without(HELPFUL.left_out)
+    assert len(after_probing(borrowed, HELPFUL, wanted, space, registry())) == 4
+    assert len(after_probing([*borrowed, *borrowed[:1]], HELPFUL, wanted, space, registry())) == 4
 
 
 def test_a_narrowed_space_holds_no_more_of_what_is_left_out(tmp_path: Path) -> None:
@@ -291,6 +337,28 @@ def ahead(wanted: Settings) -> Prospect | None:
 def test_seconds_out_of_range_are_refused(seconds: float) -> None:
     with pytest.raises(InvalidInput, match=r"probe_seconds must lie in 0\.\.120, but got"):
         search(features(), probe_seconds=seconds)
+
+
+class Sluggish:
+    """Takes its time to begin."""
+
+    def __init__(self) -> None:
+        time.sleep(3)
+
+    def answer(self, seconds: float) -> str:
+        time.sleep(seconds)
+        return "here"
+
+
+def test_what_a_process_takes_to_begin_does_not_count_and_what_takes_too_long_is_named() -> None:
+    ray_environment.prepare()
+    from autocompress.search.ray_session import FreshProcess, session
+
+    with session(1):
+        process = FreshProcess(Sluggish)
+        assert process._ask("answer", 0, seconds=2.5) == "here"
+        assert process._ask("answer", 60, seconds=1, what="the answer") == "the answer took longer than 1 s"
+        process.end()
 
 
 @pytest.fixture(scope="module")

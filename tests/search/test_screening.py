@@ -146,7 +146,7 @@ def test_screening_that_takes_longer_than_training_is_left_out(
     screening = Screening(images(), [CPU], (), 0.05)
 
     def look(work: Compression) -> None:
-        for epochs in (1, 1, 10**9):
+        for epochs in (1, 1, 1, 10**9):
             screening(
                 work, recipe("structured_magnitude", epochs=epochs), Hurdles(baseline), dict, tmp_path / "scratch"
             )
@@ -156,8 +156,31 @@ def test_screening_that_takes_longer_than_training_is_left_out(
     with pytest.raises(KeyboardInterrupt):
         train_recipe(images(), recipe("structured_magnitude"), registry=registry(), target=CPU, before_training=look)
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not screened")]
-    assert len(said) == 3 and "training takes less" in said[1]
-    assert said[0] == said[2] == "not screened: KeyError: 'cpu'"  # it was tried: there is no baseline to measure beside
+    assert len(said) == 4 and "training takes less" in said[2]  # the first training of a process tells nothing
+    tried = "not screened: KeyError: 'cpu'"  # there is no baseline to measure beside
+    assert said[0] == said[1] == said[3] == tried
+
+
+def test_what_other_finalizers_took_tells_of_those_that_were_not_screened_yet(
+    baseline: dict[str, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screening = Screening(images(), [CPU], (), 0.05)
+    for _ in range(2):
+        screening.trained(1e-6, 1)
+    for wanted in (recipe("structured_magnitude"), PRUNED, recipe("structured_magnitude", "float16_storage")):
+        work = Compression(images(), lambda method: None)
+        work.reshape([(registry().get(step.method), step.params) for step in wanted.steps], {})
+        screening(work, wanted, Hurdles(baseline), dict, tmp_path / "scratch")
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not screened")]
+    assert "KeyError" in said[0] and all("training takes less" in line for line in said[1:]) and len(said) == 3
+
+
+def test_a_part_of_a_training_counts_its_own_epochs() -> None:
+    wanted = recipe("structured_magnitude", epochs=3)
+    half = train_recipe(images(), wanted, registry=registry(), target=CPU, until=lambda done: 1)
+    rest = train_recipe(images(), wanted, registry=registry(), target=CPU, begun=half.trained())
+    assert (half.epochs, rest.epochs) == (1, 2)
+    assert train_recipe(images(), wanted, registry=registry(), target=CPU, begun=rest.trained()).epochs == 0
 
 
 def test_what_measuring_may_be_off_by_counts_in_favour() -> None:

@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 
 from autocompress import Budget, Recipe, Recovery, Run, SearchSpace, Step, Target, Task
 from autocompress.compress import resolve
+from autocompress.errors import InvalidInput
 from autocompress.limits import parse_limits
 from autocompress.metric import ACCURACY
 from autocompress.outcome import FAILED, OK, STOPPED, Outcome
@@ -115,13 +116,13 @@ def search(settings: Settings) -> Iterator[Search]:
     yield from searching(settings)
 
 
-def searching(settings: Settings) -> Iterator[Search]:
+def searching(settings: Settings, given: bool = True) -> Iterator[Search]:
     space = bind(settings.space, settings.task, registry(), settings.target)
     with open_run(settings) as folder, Display(settings, space, registry()) as display:
         study = SearchStudy(folder.study_url, space, settings.task.objective, (), seed=0)
         study.adopt_orphans(lambda number: None)
         study.enqueue(Recipe(), "the baseline")
-        for ratio in (0.1, 0.2, 0.3, 0.4, 0.5):
+        for ratio in (0.1, 0.2, 0.3, 0.4, 0.5) if given else ():
             step = Step(method="structured_magnitude", params={"ratio": ratio})
             written = Recipe(steps=(step,), recovery=Recovery(epochs=9, batch_size=16))
             study.enqueue(resolve(written, registry(), settings.task), "given by the user")
@@ -150,6 +151,32 @@ def carry_out(search: Search, rungs: dict[str, float], end: float) -> Proposal:
 def baseline(search: Search) -> None:
     number = propose(search).number
     search.finish(number, Outcome(OK, BASELINE | SHIPPED))
+
+
+def test_limits_that_the_baseline_makes_no_sense_of_end_the_search(settings: Settings) -> None:
+    limits = parse_limits(["accuracy >= 90% of baseline"], [ACCURACY])
+    for search in searching(replace(settings, limits=limits)):
+        search.finish(propose(search).number, Outcome(OK, BASELINE | SHIPPED | {"accuracy": 0.0}))
+        assert search.done and isinstance(search.error, InvalidInput)
+
+
+def test_limits_that_the_baseline_itself_misses_are_told(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = ["accuracy >= 99.9%", "accuracy >= 50%", "accuracy >= 101% of baseline", "size <= 10 B"]
+    for search in searching(replace(settings, limits=parse_limits(texts, [ACCURACY]))):
+        baseline(search)
+        carry_out(search, {}, 0.9)
+    told = [line for line in capsys.readouterr().err.splitlines() if "itself misses" in line]
+    assert told == ["the untouched model itself misses 'accuracy >= 99.9%' (0.9000): compression rarely mends that"]
+
+
+def test_a_space_without_another_recipe_is_told(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    space = SearchSpace(methods={"channels_last": None})  # which the model has no use for
+    for search in searching(replace(settings, space=space), given=False):
+        baseline(search)
+        assert search.propose() is None and search.done
+    assert capsys.readouterr().err.splitlines().count("the space has no other recipe") == 1
 
 
 def test_a_stopped_trial_is_a_row_and_leaves_a_folder_that_says_why(search: Search, settings: Settings) -> None:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
+from optuna.samplers import (
+    BaseSampler,
+    BruteForceSampler,
+    CmaEsSampler,
+    GridSampler,
+    NSGAIISampler,
+    RandomSampler,
+    TPESampler,
+)
 from optuna.trial import FrozenTrial, TrialState
 
 from autocompress import Choice, Float, Integer, Metric, Parameter, Recipe, Recovery, Step, Technique
@@ -18,8 +29,9 @@ from autocompress.metric import ACCURACY
 from autocompress.outcome import INTERRUPTED, OK, SCREENED, Outcome, failure
 from autocompress.run import STUDY_NAME
 from autocompress.search.mirror import MirroredStudy
+from autocompress.search.sampler_check import check_sampler
 from autocompress.search.screening import LEAST_SEEN
-from autocompress.search.study import Proposal, SearchStudy
+from autocompress.search.study import Proposal, SamplerFactory, SearchStudy, directions_of
 from autocompress.space import BoundSpace
 
 PACK: Mapping[str, Parameter] = {"bits": Choice((8, 4), 8)}
@@ -31,6 +43,7 @@ LARGE = BoundSpace(
     {"epochs": Integer(1, 3, 1), "learning_rate": Float(1e-4, 1e-2, 1e-3, log=True), "batch_size": Choice((64,), 64)},
     frozenset({"cut"}),
 )
+EXPERIMENTAL = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 LOSS = Metric("loss", min, higher_is_better=False)
 
 
@@ -56,9 +69,13 @@ class Opener:
         self.url = f"sqlite:///{folder / 'study.db'}"
 
     def __call__(
-        self, space: BoundSpace = SMALL, objective: Metric = ACCURACY, limits: Sequence[str] = ()
+        self,
+        space: BoundSpace = SMALL,
+        objective: Metric = ACCURACY,
+        limits: Sequence[str] = (),
+        sampler: SamplerFactory | None = None,
     ) -> SearchStudy:
-        return SearchStudy(self.url, space, objective, parse_limits(limits, [objective]), seed=0)
+        return SearchStudy(self.url, space, objective, parse_limits(limits, [objective]), 0, sampler)
 
     @property
     def study(self) -> optuna.Study:
@@ -114,6 +131,38 @@ def test_no_recipe_is_proposed_twice_and_a_small_space_ends(opener: Opener) -> N
     assert study.ask() is None
     assert study.count == 3
     assert opener.study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING)) == []
+
+
+@EXPERIMENTAL
+def test_a_sampler_that_stops_its_study_ends_with_the_space(opener: Opener) -> None:
+    study = opener(sampler=lambda define, seed: BruteForceSampler(seed=seed))
+    study.enqueue(Recipe())
+    proposals = run(study, 3)
+    assert len({proposal.recipe.key for proposal in proposals}) == 3
+    assert study.ask() is None
+
+
+@EXPERIMENTAL
+@pytest.mark.parametrize("sampler", [TPESampler, NSGAIISampler, RandomSampler, BruteForceSampler])
+def test_samplers_that_serve(sampler: type[BaseSampler]) -> None:
+    check_sampler(sampler(), SMALL, directions_of(ACCURACY, 2))
+
+
+@EXPERIMENTAL
+@pytest.mark.parametrize(
+    ("kind", "space", "options", "reason"),
+    [
+        (CmaEsSampler, SMALL, {}, "ValueError: If the study is being used for multi-objective optimization"),
+        (GridSampler, SMALL, {"search_space": {"pack.bits": [8, 4]}}, "it counts trials of its own grid alone"),
+        (BruteForceSampler, LARGE, {"seed": 0}, "ValueError: FloatDistribution.step must be given"),
+    ],
+)
+def test_samplers_that_cannot_serve_are_refused(
+    kind: type[BaseSampler], space: BoundSpace, options: dict[str, Any], reason: str
+) -> None:
+    message = f"sampler {kind.__name__} cannot be used for this search: {re.escape(reason)}"
+    with pytest.raises(InvalidInput, match=message):
+        check_sampler(kind(**options), space, directions_of(ACCURACY, 1))
 
 
 def test_a_repeated_proposal_is_told_what_its_twin_scored(opener: Opener) -> None:

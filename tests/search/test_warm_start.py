@@ -21,7 +21,7 @@ from autocompress.search import search
 from autocompress.search.folder import open_run
 from autocompress.search.settings import Settings
 from autocompress.search.study import SearchStudy
-from autocompress.search.warm_start import Start, first_recipes
+from autocompress.search.warm_start import Start, first_recipes, most
 from autocompress.space import bind
 from autocompress.testing_tasks import features, images
 
@@ -46,9 +46,9 @@ def first(wanted: Settings) -> tuple[list[Start], list[str]]:
     return first_recipes(wanted, bind(wanted.space, wanted.task, plugins, *wanted.targets), plugins)
 
 
-def old_run(folder: Path, **sizes: tuple[float, float]) -> Path:
+def old_run(folder: Path, name: str = "old", **sizes: tuple[float, float]) -> Path:
     """A run that scored methods without parameters of their own, by accuracy and bytes."""
-    wanted = replace(settings(folder), run=folder / "old", limits=parse_limits(["accuracy_drop <= 5%"], [ACCURACY]))
+    wanted = replace(settings(folder), run=folder / name, limits=parse_limits(["accuracy_drop <= 5%"], [ACCURACY]))
     space = bind(wanted.space, wanted.task, registry(), CPU)
     with open_run(wanted) as run:
         study = SearchStudy(run.study_url, space, ACCURACY, wanted.limits, seed=0)
@@ -111,6 +111,26 @@ def test_the_fronts_of_runs_like_it_come_last_and_their_best_first(tmp_path: Pat
     assert found == ["int8_weight_only", "batch_norm_folding"]  # the rest: beaten, infeasible, the baseline
     assert [start.why for start in starts[-2:]] == [f"front of run {old}"] * 2
     assert impossible == []
+
+
+def test_fronts_take_a_quarter_of_the_trials_at_most_and_the_best_of_each_first(tmp_path: Path) -> None:
+    one = old_run(tmp_path, "one", int8_weight_only=(0.89, 300), batch_norm_folding=(0.895, 900))
+    two = old_run(tmp_path, "two", channels_last=(0.87, 300), batch_norm_folding=(0.895, 900))
+    wanted = replace(settings(tmp_path, trials=8), like=(one, two), portfolio=False)
+    starts, left_out = first(wanted)
+    assert [(start.recipe.steps[0].method, start.why) for start in starts[1:]] == [
+        ("int8_weight_only", f"front of run {one}"),
+        ("channels_last", f"front of run {two}"),
+    ]
+    assert left_out == [
+        f"left out of the front of run {one}: 1 recipe, since all fronts together begin 2 trials at most"
+    ]
+    assert all(start.borrowed for start in starts[1:]) and not starts[0].borrowed
+
+
+@pytest.mark.parametrize(("trials", "taken", "room"), [(40, 10, 5), (12, 4, 2), (12, 6, 0), (None, 10, 5)])
+def test_portfolio_fronts_and_probe_take_half_of_the_trials_at_most(trials: int | None, taken: int, room: int) -> None:
+    assert most(trials, taken) == room
 
 
 @pytest.mark.parametrize(
