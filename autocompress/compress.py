@@ -308,13 +308,16 @@ class Compression:
                 before, expected = Snapshot.of(self.model), outputs(self.model, inputs)
                 self.model = method.finalize(self.model, step.plan, self.task, target).eval()
                 change = compare(before, self.model, method.name, "finalize")
-                error = output_error(outputs(self.model, inputs), expected)
+                given = outputs(self.model, inputs)
+                error = output_error(given, expected)
                 skipped = dict(method.skipped(self.model, step.plan))
                 self._note(replace(change, output_error=error, skipped=skipped))
                 if error > method.max_output_error:
+                    finite = all(tensor.isfinite().all() for tensor in given)
                     raise OutputsDiffer(
                         f"{method.name} must not change the outputs by more than {method.max_output_error:.2g}"
                         f" of their RMS when it finalizes, but did by {error:.2g}"
+                        + ("" if finite else ": they are not finite any more")
                     )
             self._note_packing(step)
             self._check_effect(step)

@@ -110,15 +110,16 @@ def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
 def output_error(actual: list[Tensor], expected: list[Tensor]) -> float:
     """RMS of the difference by the RMS of what is expected; infinite when number or shapes of tensors differ.
 
-    Equal infinities, as masked scores are, do not differ, and have no part in the RMS.
+    So it is where one is finite and the other is not. Equal infinities, as masked scores are, and NaN in both do not
+    differ, and have no part in the RMS.
     """
     if [tensor.shape for tensor in actual] != [tensor.shape for tensor in expected]:
         return float("inf")
     if not expected:
         return 0.0
     own, scale = (torch.cat([tensor.flatten() for tensor in tensors]) for tensors in (actual, expected))
-    infinite = own.isinf() | scale.isinf()
-    if not torch.equal(own[infinite], scale[infinite]):
+    finite = own.isfinite() & scale.isfinite()
+    if not torch.allclose(own[~finite], scale[~finite], rtol=0, atol=0, equal_nan=True):
         return float("inf")
-    difference, scale = (own - scale)[~infinite], scale[~infinite]
+    difference, scale = (own - scale)[finite], scale[finite]
     return float(difference.double().norm() / scale.double().norm().clamp_min(1e-12))

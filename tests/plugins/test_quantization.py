@@ -13,10 +13,11 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.utils.data import TensorDataset
 
 from autocompress import Method, NotApplicable, Recipe, Step, Target, Task
-from autocompress.compress import check_order, compress, resolve
+from autocompress.compress import Compressed, check_order, compress, resolve
 from autocompress.effect import output_error, outputs
 from autocompress.errors import InvalidInput
 from autocompress.leaves import leaves, load_leaves
+from autocompress.method import OutputsDiffer
 from autocompress.metric import top1_accuracy
 from autocompress.plugins import registry
 from autocompress.testing_families import FAMILIES
@@ -211,6 +212,22 @@ def test_a_model_that_cannot_run_in_16_bits_is_not_applicable() -> None:
         NotApplicable, match="half_precision needs a model that runs in 16 bits, but: RuntimeError: mat1 and mat2"
     ):
         HalfPrecision().check(make_task(Fixed(), torch.randn(4, 4)), CPU)
+
+
+def test_a_model_that_overflows_in_16_bits_is_not_shipped() -> None:
+    """bfloat16 has the range of float32; in float16 the first layer's outputs are infinite, and the last one's NaN."""
+    torch.manual_seed(0)
+    first = nn.Linear(16, 32)
+    nn.init.normal_(first.weight, std=3e4)
+    task = make_task(nn.Sequential(first, nn.LayerNorm(32), nn.Linear(32, 4)), torch.randn(64, 16))
+
+    def halved(dtype: str) -> Compressed:
+        recipe = Recipe(steps=(Step(method="half_precision", params={"dtype": dtype}),))
+        return compress(task, resolve(recipe, registry(), task), registry=registry(), target=CPU)
+
+    assert outputs(halved("bfloat16").model, task.inputs(32))[0].isfinite().all()
+    with pytest.raises(OutputsDiffer, match="but did by inf: they are not finite any more"):
+        halved("float16")
 
 
 def test_float8_is_for_gpus() -> None:
