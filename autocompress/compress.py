@@ -89,8 +89,10 @@ def check_order(methods: Sequence[Method]) -> None:
                 )
             trait = method.conflict(earlier)
             if trait is not None:
+                swaps = earlier.technique is method.technique and earlier.conflict(method) is None
                 raise InvalidInput(
-                    f"{method.name!r} cannot follow {earlier.name!r}, which leaves {trait}: use one of the two"
+                    f"{method.name!r} cannot follow {earlier.name!r}, which leaves {trait}:"
+                    + (" put it first" if swaps else " use one of the two")
                 )
 
 

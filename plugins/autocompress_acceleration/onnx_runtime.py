@@ -22,7 +22,7 @@ class OnnxRuntime(Method):
     name = "onnx_runtime"
     technique = Technique.ACCELERATION
     gives = frozenset({Trait.FOREIGN})
-    refuses = frozenset({Trait.QUANTIZED, Trait.PACKED, Trait.HALF})
+    refuses = frozenset({Trait.QUANTIZED, Trait.PACKED, Trait.HALF, Trait.WRAPPED})
     max_output_error = 0.01
 
     def check(self, task: Task, target: Target) -> None:
