@@ -304,35 +304,38 @@ class Compression:
         self.model = self.model.to(target.torch_device).eval()
         inputs = to_device(self.task.inputs(COMPARED_SAMPLES), target.torch_device)
         for step in self.steps:
-            method = step.method
-            self.on_step(method.name)
-            if method.overrides("finalize"):
-                before, expected = Snapshot.of(self.model), outputs(self.model, inputs)
-                self.model = method.finalize(self.model, step.plan, self.task, target).eval()
-                change = compare(before, self.model, method.name, "finalize")
-                given = outputs(self.model, inputs)
-                error = output_error(given, expected)
-                skipped = dict(method.skipped(self.model, step.plan))
-                self._note(replace(change, output_error=error, skipped=skipped))
-                if error > method.max_output_error:
-                    finite = all(tensor.isfinite().all() for tensor in given)
-                    raise OutputsDiffer(
-                        f"{method.name} must not change the outputs by more than {method.max_output_error:.2g}"
-                        f" of their RMS when it finalizes, but did by {error:.2g}"
-                        + ("" if finite else ": they are not finite any more")
-                    )
-            self._note_packing(step)
+            self.on_step(step.method.name)
+            if step.method.overrides("finalize", "pack"):
+                self._finalize_step(step, target, inputs)
             self._check_effect(step)
         self.on_step("")
 
-    def _note_packing(self, step: PlannedStep) -> None:
-        if not step.method.overrides("pack"):
-            return
+    def _finalize_step(self, step: PlannedStep, target: Target, inputs: Any) -> None:
+        """Also packs what came of it, to see what that does; what the step left alone is told once."""
+        method = step.method
+        before, expected = Snapshot.of(self.model), outputs(self.model, inputs)
+        self.model = method.finalize(self.model, step.plan, self.task, target).eval()
+        given = outputs(self.model, inputs)
+        error = output_error(given, expected)
+        skipped = dict(method.skipped(self.model, step.plan))
+        change = compare(before, self.model, method.name, "finalize")
+        told = self._note(replace(change, output_error=error, skipped=skipped))
+        if error > method.max_output_error:
+            finite = all(tensor.isfinite().all() for tensor in given)
+            raise OutputsDiffer(
+                f"{method.name} must not change the outputs by more than {method.max_output_error:.2g}"
+                f" of their RMS when it finalizes, but did by {error:.2g}"
+                + ("" if finite else ": they are not finite any more")
+            )
+        if method.overrides("pack"):
+            self._note(replace(self._packing(step), skipped={} if told else skipped))
+
+    def _packing(self, step: PlannedStep) -> Change:
         tensors = {name: tensor.cpu() for name, tensor in leaves(self.model).items()}
         packed = step.method.pack(dict(tensors), step.plan)
         before, after = byte_count(tensors), byte_count(packed)
         changed = len(tensors.keys() ^ packed.keys()) if after < before else 0
-        self._note(Change(step.method.name, "pack", changed, 0, before, after))
+        return Change(step.method.name, "pack", changed, 0, before, after)
 
     def _check_effect(self, step: PlannedStep) -> None:
         if step.method.name not in self._effective:
@@ -347,12 +350,13 @@ class Compression:
         twin.steps, twin.changes, twin._effective = list(self.steps), list(self.changes), set(self._effective)
         return twin
 
-    def _note(self, change: Change) -> None:
-        """Keep what a step did, and whether it did anything."""
+    def _note(self, change: Change) -> bool:
+        """Keep what a step did, if it did anything; whether it did."""
         if change.modules_changed:
             self._effective.add(change.method)
             self.changes.append(change)
             print(change)
+        return bool(change.modules_changed)
 
 
 def rebuild(model: nn.Module, steps: Sequence[PlannedStep], target: Target) -> nn.Module:

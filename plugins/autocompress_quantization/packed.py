@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autocompress import AutocompressError, Method, NotApplicable, Plan, Target, Task, Technique, Trait
 from autocompress_quantization.grid import STEPS_TYPE, Grid
-from autocompress_quantization.weights import Weight, computed_weights, find_weights
+from autocompress_quantization.weights import Weight, find_weights, unfit_weights
 
 HEADER_BYTES = 128
 """About what naming another tensor costs in a file: a weight must save more than that."""
@@ -50,6 +50,7 @@ class PackedWeights(Method, ABC):
         params = {name: parameter.default for name, parameter in self.search_space(task).items()}
         if not any(_saves(weight, self.grid(weight, params)) for weight in weights):
             why = "only ones so small that they would gain nothing" if weights else "none"
+            why += "".join(f"; {name}: {reason}" for name, reason in unfit_weights(model).items())
             raise NotApplicable(f"{self.name} stores weights of {self.kind} in fewer bits, but this model has {why}")
 
     def decide(self, model: nn.Module, params: Mapping[str, Any], task: Task) -> Plan:
@@ -68,7 +69,7 @@ class PackedWeights(Method, ABC):
     def skipped(self, model: nn.Module, plan: Plan) -> Mapping[str, str]:
         left = [weight for weight in self.candidates(model) if weight.name not in plan["weights"]]
         reasons = {weight.name: self.why_skipped(weight) for weight in left}
-        return reasons | {name: "a parametrization computes it" for name in computed_weights(model)}
+        return reasons | unfit_weights(model)
 
     def why_skipped(self, weight: Weight) -> str:
         return f"its {weight.parameter.numel()} weights are too few to gain from it"
