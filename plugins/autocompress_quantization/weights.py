@@ -14,7 +14,7 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_EMBEDDINGS)
 RESCALED = "its rows are rescaled to `max_norm` in place where they are read"
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def find_weights(model: nn.Module) -> list[Weight]:
     rescaled = rescaled_tables(model)
     for name, module, attribute, axis in _slots(model):
         parameter = module._parameters.get(attribute)
-        if parameter is None or parameter.dtype not in _FLOATS or is_traceable_wrapper_subclass(parameter):
+        if parameter is None or parameter.dtype not in FLOATS or is_traceable_wrapper_subclass(parameter):
             continue
         if id(parameter) in rescaled:
             continue
@@ -63,14 +63,17 @@ def find_weights(model: nn.Module) -> list[Weight]:
 
 
 def unfit_weights(model: nn.Module) -> dict[str, str]:
-    """Weights of the known kinds that do not keep the values that they are given, with the reason."""
+    """Weights of the known kinds that `find_weights` leaves out, with the reason."""
     rescaled = rescaled_tables(model)
     found = {}
     for name, module, attribute, _ in _slots(model):
+        parameter = module._parameters.get(attribute)
         if is_parametrized(module, attribute):
             found[name] = "a parametrization computes it"
-        elif id(module._parameters.get(attribute)) in rescaled:
+        elif id(parameter) in rescaled:
             found[name] = RESCALED
+        elif parameter is not None and parameter.is_floating_point() and parameter.dtype not in FLOATS:
+            found[name] = f"its type is {str(parameter.dtype).removeprefix('torch.')}"
     return found
 
 

@@ -131,6 +131,46 @@ def test_a_model_without_linear_layers_is_not_applicable() -> None:
         Int8Dynamic().check(task, CPU)
 
 
+class ReadsWeight(nn.Module):
+    """A linear layer, and the product with its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.inner(x) @ self.inner.weight.t()
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "reason"),
+    [
+        (ReadsWeight(), torch.randn(4, 8), "needs a model that runs with quantized weights, but: NotImplementedError"),
+        (nn.Linear(1, 1), torch.randn(4, 3, 1), "needs a model that runs with quantized weights, but: RuntimeError"),
+        (nn.Linear(8, 8).double(), torch.randn(4, 8).double(), "no nn.Linear layer for it; weight: its type is"),
+    ],
+    ids=["reads the weight", "1x1", "float64"],
+)
+def test_a_model_that_quantized_weights_would_break_is_not_applicable(
+    model: nn.Module, inputs: Tensor, reason: str
+) -> None:
+    with pytest.raises(NotApplicable, match=reason):
+        Int8Dynamic().check(make_task(model, inputs), CPU)
+
+
+def test_layers_of_other_types_are_told_and_left() -> None:
+    class Mixed(nn.Sequential):
+        def forward(self, x: Tensor) -> Any:
+            return self[1](self[0](x).double())
+
+    task = make_task(Mixed(nn.Linear(16, 16), nn.Linear(16, 4).double()), torch.randn(8, 16))
+    Int8Dynamic().check(task, CPU)
+    plan = Int8Dynamic().decide(task.trained_model(), {}, task)
+    assert plan["layers"] == ["0"]
+    assert Int8Dynamic().skipped(task.trained_model(), plan) == {"1.weight": "its type is float64"}
+    assert outputs(quantized(Int8Dynamic(), task), task.inputs(8))[0].shape == (8, 4)
+
+
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 @pytest.mark.parametrize("options", [{}, {"bias": False}, {"num_layers": 2, "bidirectional": True}], ids=str)
 @pytest.mark.parametrize("batch_first", [True, False])
