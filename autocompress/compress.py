@@ -20,6 +20,7 @@ from autocompress.checkpoint import Checkpoint
 from autocompress.effect import Change, Snapshot, byte_count, compare, output_error, outputs
 from autocompress.errors import InvalidInput, did_you_mean
 from autocompress.leaves import leaves, load_leaves
+from autocompress.left_alone import left_alone, weights_of
 from autocompress.measure.device import Target
 from autocompress.measure.lock import DeviceLock
 from autocompress.method import Loss, Method, NoEffect, OutputsDiffer, Plan, Schedule
@@ -220,13 +221,16 @@ class Compression:
             plan = known[method.name] if method.name in known else method.decide(self.model, params, self.task)
             planned = PlannedStep(method, plan)
             self.steps.append(planned)
-            before = Snapshot.of(self.model)
+            before, weights = Snapshot.of(self.model), weights_of(self.model)
             student = method.student(planned.plan, self.task)
             if student is not None:
                 self.model, self.student = student, planned.plan["student"]
             self.model = method.reshape(self.model, planned.plan)
             change = compare(before, self.model, method.name, "reshape")
-            self._note(replace(change, skipped=dict(method.skipped(self.model, planned.plan))))
+            skipped = dict(method.skipped(self.model, planned.plan))
+            if not method.overrides("finalize", "pack"):
+                skipped |= left_alone(method, weights, leaves(self.model), skipped)
+            self._note(replace(change, skipped=skipped))
         self.on_step("")
 
     def losses(self, epochs: int) -> list[Loss]:
@@ -313,13 +317,11 @@ class Compression:
     def _finalize_step(self, step: PlannedStep, target: Target, inputs: Any) -> None:
         """Also packs what came of it, to see what that does; what the step left alone is told once."""
         method = step.method
-        before, expected = Snapshot.of(self.model), outputs(self.model, inputs)
+        before, expected, weights = Snapshot.of(self.model), outputs(self.model, inputs), weights_of(self.model)
         self.model = method.finalize(self.model, step.plan, self.task, target).eval()
+        change = compare(before, self.model, method.name, "finalize")
         given = outputs(self.model, inputs)
         error = output_error(given, expected)
-        skipped = dict(method.skipped(self.model, step.plan))
-        change = compare(before, self.model, method.name, "finalize")
-        told = self._note(replace(change, output_error=error, skipped=skipped))
         if error > method.max_output_error:
             finite = all(tensor.isfinite().all() for tensor in given)
             raise OutputsDiffer(
@@ -327,15 +329,13 @@ class Compression:
                 f" of their RMS when it finalizes, but did by {error:.2g}"
                 + ("" if finite else ": they are not finite any more")
             )
-        if method.overrides("pack"):
-            self._note(replace(self._packing(step), skipped={} if told else skipped))
-
-    def _packing(self, step: PlannedStep) -> Change:
         tensors = {name: tensor.cpu() for name, tensor in leaves(self.model).items()}
-        packed = step.method.pack(dict(tensors), step.plan)
-        before, after = byte_count(tensors), byte_count(packed)
-        changed = len(tensors.keys() ^ packed.keys()) if after < before else 0
-        return Change(step.method.name, "pack", changed, 0, before, after)
+        packed = method.pack(dict(tensors), step.plan)
+        skipped = dict(method.skipped(self.model, step.plan))
+        skipped |= left_alone(method, weights, packed, skipped)
+        told = self._note(replace(change, output_error=error, skipped=skipped))
+        if method.overrides("pack"):
+            self._note(replace(_packing(method, tensors, packed), skipped={} if told else skipped))
 
     def _check_effect(self, step: PlannedStep) -> None:
         if step.method.name not in self._effective:
@@ -357,6 +357,12 @@ class Compression:
             self.changes.append(change)
             print(change)
         return bool(change.modules_changed)
+
+
+def _packing(method: Method, tensors: Mapping[str, Tensor], packed: Mapping[str, Tensor]) -> Change:
+    before, after = byte_count(tensors), byte_count(packed)
+    changed = len(tensors.keys() ^ packed.keys()) if after < before else 0
+    return Change(method.name, "pack", changed, 0, before, after)
 
 
 def rebuild(model: nn.Module, steps: Sequence[PlannedStep], target: Target) -> nn.Module:
