@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -17,13 +19,13 @@ from torch import Tensor, nn
 
 from autocompress.batch_norm import recalibrate
 from autocompress.checkpoint import Checkpoint
-from autocompress.effect import Change, Snapshot, byte_count, compare, output_error, outputs
+from autocompress.effect import Change, Snapshot, byte_count, compare, file_bytes, output_error, outputs
 from autocompress.errors import InvalidInput, did_you_mean
 from autocompress.leaves import leaves, load_leaves
 from autocompress.left_alone import left_alone, weights_of
 from autocompress.measure.device import Target
 from autocompress.measure.lock import DeviceLock
-from autocompress.method import Loss, Method, NoEffect, OutputsDiffer, Plan, Schedule
+from autocompress.method import Loss, Method, NoEffect, OutputsDiffer, Plan, Schedule, Technique
 from autocompress.parameters import Parameter
 from autocompress.plugins import Registry
 from autocompress.prefix import Prefixes, Trained, prefix_of
@@ -32,6 +34,8 @@ from autocompress.task import Task
 from autocompress.tensors import to_device
 from autocompress.training import Halted, TaskLoss, train
 
+STEP_BYTES = 100
+"""About what a step takes in the recipe's file, beside its plan and its name twice."""
 COMPARED_SAMPLES = 32
 """Inputs on which the outputs before and after finalizing are compared."""
 
@@ -209,6 +213,8 @@ class Compression:
         self.checkpoint: Checkpoint | None = None
         """Where the training stands, if it was halted."""
         self._effective: set[str] = set()
+        self._saved: Counter[str] = Counter()
+        """Bytes of tensors in the file that each step saves, by method."""
 
     def reshape(self, steps: Sequence[tuple[Method, Mapping[str, Any]]], known: Mapping[str, Plan]) -> None:
         """Decide and reshape, step by step; what is `known` was decided before, by method.
@@ -227,6 +233,7 @@ class Compression:
                 self.model, self.student = student, planned.plan["student"]
             self.model = method.reshape(self.model, planned.plan)
             change = compare(before, self.model, method.name, "reshape")
+            self._saved[method.name] += before.file_bytes - file_bytes(leaves(self.model))
             skipped = dict(method.skipped(self.model, planned.plan))
             if not method.overrides("finalize", "pack"):
                 skipped |= left_alone(method, weights, leaves(self.model), skipped)
@@ -331,6 +338,7 @@ class Compression:
             )
         tensors = {name: tensor.cpu() for name, tensor in leaves(self.model).items()}
         packed = method.pack(dict(tensors), step.plan)
+        self._saved[method.name] += before.file_bytes - file_bytes(packed)
         skipped = dict(method.skipped(self.model, step.plan))
         skipped |= left_alone(method, weights, packed, skipped)
         told = self._note(replace(change, output_error=error, skipped=skipped))
@@ -342,12 +350,19 @@ class Compression:
             skipped = step.method.skipped(self.model, step.plan)
             why = "".join(f"; {layer}: {reason}" for layer, reason in skipped.items())
             raise NoEffect(f"{step.method.name} changed nothing of the model{why}")
+        saved, cost = self._saved[step.method.name], _bytes_in_recipe(step)
+        if _is_for_bytes(step.method) and saved <= cost:
+            raise NoEffect(
+                f"{step.method.name} is there to save bytes,"
+                f" but saves {saved} of the weights and takes {cost} in the recipe"
+            )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compression:
         """A copy with a model of its own; task, plans and methods never change and are shared."""
         twin = copy.copy(self)
         twin.model = copy.deepcopy(self.model, memo)
         twin.steps, twin.changes, twin._effective = list(self.steps), list(self.changes), set(self._effective)
+        twin._saved = Counter(self._saved)
         return twin
 
     def _note(self, change: Change) -> bool:
@@ -357,6 +372,15 @@ class Compression:
             self.changes.append(change)
             print(change)
         return bool(change.modules_changed)
+
+
+def _is_for_bytes(method: Method) -> bool:
+    """Whether it has no effect without them; integer kernels, runtimes and fewer channels may be faster."""
+    return method.overrides("pack") or method.technique is Technique.FACTORIZATION
+
+
+def _bytes_in_recipe(step: PlannedStep) -> int:
+    return STEP_BYTES + 2 * len(step.method.name) + len(json.dumps(step.plan, separators=(",", ":")))
 
 
 def _packing(method: Method, tensors: Mapping[str, Tensor], packed: Mapping[str, Tensor]) -> Change:

@@ -20,6 +20,7 @@ from autocompress.compress import Compressed, check_order, compress, resolve
 from autocompress.effect import byte_count, output_error, outputs
 from autocompress.errors import InvalidInput
 from autocompress.leaves import leaves
+from autocompress.method import NoEffect
 from autocompress.plugins import registry
 from autocompress.testing_families import FAMILIES
 from autocompress.testing_tasks import features
@@ -188,6 +189,16 @@ def test_weights_too_few_to_gain_are_not_applicable_or_skipped() -> None:
     model, plan = finalized(Int8WeightOnly(), {}, mixed)
     assert Int8WeightOnly().skipped(model, plan) == {"2.weight": "its 8 weights are too few to gain from it"}
     assert "0.weight.codes" in Int8WeightOnly().pack(leaves(model), plan)
+
+
+def test_a_step_that_saves_less_than_it_takes_has_no_effect() -> None:
+    """The only weight that it knows saves some bytes, which its entry in the recipe takes again."""
+    data = TensorDataset(torch.randn(32, 12), torch.zeros(32, dtype=torch.long))
+    model = nn.Sequential(nn.Linear(12, 4, bias=False), nn.Tanh())
+    task = Task(model=model, train=data, validation=data, test=data)
+    Int8WeightOnly().check(task, CPU)
+    with pytest.raises(NoEffect, match="int8_weight_only is there to save bytes, but saves"):
+        made(Int8WeightOnly(), {}, task)
 
 
 def test_computed_weights_are_told_and_left() -> None:
