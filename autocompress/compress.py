@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -17,12 +19,13 @@ from torch import Tensor, nn
 
 from autocompress.batch_norm import recalibrate
 from autocompress.checkpoint import Checkpoint
-from autocompress.effect import Change, Snapshot, byte_count, compare, output_error, outputs
+from autocompress.effect import Change, Snapshot, byte_count, compare, file_bytes, output_error, outputs
 from autocompress.errors import InvalidInput, did_you_mean
 from autocompress.leaves import leaves, load_leaves
+from autocompress.left_alone import left_alone, weights_of
 from autocompress.measure.device import Target
 from autocompress.measure.lock import DeviceLock
-from autocompress.method import Loss, Method, NoEffect, OutputsDiffer, Plan, Schedule
+from autocompress.method import Loss, Method, NoEffect, OutputsDiffer, Plan, Schedule, Technique
 from autocompress.parameters import Parameter
 from autocompress.plugins import Registry
 from autocompress.prefix import Prefixes, Trained, prefix_of
@@ -31,6 +34,8 @@ from autocompress.task import Task
 from autocompress.tensors import to_device
 from autocompress.training import Halted, TaskLoss, train
 
+STEP_BYTES = 100
+"""About what a step takes in the recipe's file, beside its plan and its name twice."""
 COMPARED_SAMPLES = 32
 """Inputs on which the outputs before and after finalizing are compared."""
 
@@ -92,8 +97,10 @@ def check_order(methods: Sequence[Method]) -> None:
                 )
             trait = method.conflict(earlier)
             if trait is not None:
+                swaps = earlier.technique is method.technique and earlier.conflict(method) is None
                 raise InvalidInput(
-                    f"{method.name!r} cannot follow {earlier.name!r}, which leaves {trait}: use one of the two"
+                    f"{method.name!r} cannot follow {earlier.name!r}, which leaves {trait}:"
+                    + (" put it first" if swaps else " use one of the two")
                 )
 
 
@@ -211,6 +218,8 @@ class Compression:
         self.checkpoint: Checkpoint | None = None
         """Where the training stands, if it was halted."""
         self._effective: set[str] = set()
+        self._saved: Counter[str] = Counter()
+        """Bytes of tensors in the file that each step saves, by method."""
 
     def reshape(self, steps: Sequence[tuple[Method, Mapping[str, Any]]], known: Mapping[str, Plan]) -> None:
         """Decide and reshape, step by step; what is `known` was decided before, by method.
@@ -223,13 +232,17 @@ class Compression:
             plan = known[method.name] if method.name in known else method.decide(self.model, params, self.task)
             planned = PlannedStep(method, plan)
             self.steps.append(planned)
-            before = Snapshot.of(self.model)
+            before, weights = Snapshot.of(self.model), weights_of(self.model)
             student = method.student(planned.plan, self.task)
             if student is not None:
                 self.model, self.student = student, planned.plan["student"]
             self.model = method.reshape(self.model, planned.plan)
             change = compare(before, self.model, method.name, "reshape")
-            self._note(replace(change, skipped=dict(method.skipped(self.model, planned.plan))))
+            self._saved[method.name] += before.file_bytes - file_bytes(leaves(self.model))
+            skipped = dict(method.skipped(self.model, planned.plan))
+            if not method.overrides("finalize", "pack"):
+                skipped |= left_alone(method, weights, leaves(self.model), skipped)
+            self._note(replace(change, skipped=skipped))
         self.on_step("")
 
     def losses(self, epochs: int) -> list[Loss]:
@@ -309,52 +322,78 @@ class Compression:
         self.model = self.model.to(target.torch_device).eval()
         inputs = to_device(self.task.inputs(COMPARED_SAMPLES), target.torch_device)
         for step in self.steps:
-            method = step.method
-            self.on_step(method.name)
-            if method.overrides("finalize"):
-                before, expected = Snapshot.of(self.model), outputs(self.model, inputs)
-                self.model = method.finalize(self.model, step.plan, self.task, target).eval()
-                change = compare(before, self.model, method.name, "finalize")
-                error = output_error(outputs(self.model, inputs), expected)
-                skipped = dict(method.skipped(self.model, step.plan))
-                self._note(replace(change, output_error=error, skipped=skipped))
-                if error > method.max_output_error:
-                    raise OutputsDiffer(
-                        f"{method.name} must not change the outputs by more than {method.max_output_error:.2g}"
-                        f" of their RMS when it finalizes, but did by {error:.2g}"
-                    )
-            self._note_packing(step)
+            self.on_step(step.method.name)
+            if step.method.overrides("finalize", "pack"):
+                self._finalize_step(step, target, inputs)
             self._check_effect(step)
         self.on_step("")
 
-    def _note_packing(self, step: PlannedStep) -> None:
-        if not step.method.overrides("pack"):
-            return
+    def _finalize_step(self, step: PlannedStep, target: Target, inputs: Any) -> None:
+        """Also packs what came of it, to see what that does; what the step left alone is told once."""
+        method = step.method
+        before, expected, weights = Snapshot.of(self.model), outputs(self.model, inputs), weights_of(self.model)
+        self.model = method.finalize(self.model, step.plan, self.task, target).eval()
+        change = compare(before, self.model, method.name, "finalize")
+        given = outputs(self.model, inputs)
+        error = output_error(given, expected)
+        if error > method.max_output_error:
+            finite = all(tensor.isfinite().all() for tensor in given)
+            raise OutputsDiffer(
+                f"{method.name} must not change the outputs by more than {method.max_output_error:.2g}"
+                f" of their RMS when it finalizes, but did by {error:.2g}"
+                + ("" if finite else ": they are not finite any more")
+            )
         tensors = {name: tensor.cpu() for name, tensor in leaves(self.model).items()}
-        packed = step.method.pack(dict(tensors), step.plan)
-        before, after = byte_count(tensors), byte_count(packed)
-        changed = len(tensors.keys() ^ packed.keys()) if after < before else 0
-        self._note(Change(step.method.name, "pack", changed, 0, before, after))
+        packed = method.pack(dict(tensors), step.plan)
+        self._saved[method.name] += before.file_bytes - file_bytes(packed)
+        skipped = dict(method.skipped(self.model, step.plan))
+        skipped |= left_alone(method, weights, packed, skipped)
+        told = self._note(replace(change, output_error=error, skipped=skipped))
+        if method.overrides("pack"):
+            self._note(replace(_packing(method, tensors, packed), skipped={} if told else skipped))
 
     def _check_effect(self, step: PlannedStep) -> None:
         if step.method.name not in self._effective:
             skipped = step.method.skipped(self.model, step.plan)
             why = "".join(f"; {layer}: {reason}" for layer, reason in skipped.items())
             raise NoEffect(f"{step.method.name} changed nothing of the model{why}")
+        saved, cost = self._saved[step.method.name], _bytes_in_recipe(step)
+        if _is_for_bytes(step.method) and saved <= cost:
+            raise NoEffect(
+                f"{step.method.name} is there to save bytes,"
+                f" but saves {saved} of the weights and takes {cost} in the recipe"
+            )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compression:
         """A copy with a model of its own; task, plans and methods never change and are shared."""
         twin = copy.copy(self)
         twin.model = copy.deepcopy(self.model, memo)
         twin.steps, twin.changes, twin._effective = list(self.steps), list(self.changes), set(self._effective)
+        twin._saved = Counter(self._saved)
         return twin
 
-    def _note(self, change: Change) -> None:
-        """Keep what a step did, and whether it did anything."""
+    def _note(self, change: Change) -> bool:
+        """Keep what a step did, if it did anything; whether it did."""
         if change.modules_changed:
             self._effective.add(change.method)
             self.changes.append(change)
             print(change)
+        return bool(change.modules_changed)
+
+
+def _is_for_bytes(method: Method) -> bool:
+    """Whether it has no effect without them; integer kernels, runtimes and fewer channels may be faster."""
+    return method.overrides("pack") or method.technique is Technique.FACTORIZATION
+
+
+def _bytes_in_recipe(step: PlannedStep) -> int:
+    return STEP_BYTES + 2 * len(step.method.name) + len(json.dumps(step.plan, separators=(",", ":")))
+
+
+def _packing(method: Method, tensors: Mapping[str, Tensor], packed: Mapping[str, Tensor]) -> Change:
+    before, after = byte_count(tensors), byte_count(packed)
+    changed = len(tensors.keys() ^ packed.keys()) if after < before else 0
+    return Change(method.name, "pack", changed, 0, before, after)
 
 
 def rebuild(model: nn.Module, steps: Sequence[PlannedStep], target: Target) -> nn.Module:

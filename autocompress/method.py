@@ -65,6 +65,7 @@ class Trait(StrEnum):
     QUANTIZED = "weights that are no floating-point parameters any more"
     PACKED = "weights stored in fewer bits than they run with"
     HALF = "half precision"
+    WRAPPED = "the model inside another module"
     FOREIGN = "another runtime"
 
 

@@ -21,6 +21,7 @@ from autocompress.checkpoint import (
     restore_random,
 )
 from autocompress.data import batch_rows, loader_of
+from autocompress.errors import InvalidInput
 from autocompress.measure.lock import DeviceLock
 from autocompress.method import Loss, Schedule
 from autocompress.recipe import Recovery
@@ -78,7 +79,10 @@ def train(
     It goes on from `start`, where one is given, to the same result as if it had never been halted (the same bits on a
     CPU). Raises Halted after the epoch `until`, with the model trained so far, unless it stalls; what schedules keep
     to themselves is not part of a checkpoint, so trainings with schedules are not to be halted.
+
+    Raises InvalidInput for what cannot be trained.
     """
+    check_trainable(model, task)
     model = model.to(device)
     before = on_cpu(_state(model), "model")
     training = _Training(model, losses, task, device, seed, lock, schedules, until)
@@ -97,6 +101,25 @@ def train(
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return training.run(smaller)
+
+
+def check_trainable(model: nn.Module, task: Task) -> None:
+    """Raises InvalidInput for a model without free parameters, gradients that AdamW cannot take, or a single sample."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        frozen = "all are frozen: unfreeze some (`requires_grad_()`), or"
+        raise InvalidInput(
+            "a training needs a model with parameters that it may change, but"
+            f" {frozen if list(model.parameters()) else 'it has none:'} use methods that act after the training"
+        )
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse and module.weight.requires_grad:
+            raise InvalidInput(
+                f"AdamW takes no sparse gradients, but {name or 'the model'} gives them: set its `sparse` to False"
+            )
+    if len(task.train) < 2:
+        raise InvalidInput(
+            "a training needs two samples or more, since batch norm has no variance of one, but there is one"
+        )
 
 
 @dataclass(frozen=True)

@@ -230,6 +230,18 @@ def test_a_step_without_effect_is_told(idle: Recipe, message: str, task: Task) -
         carry_out(idle, task)
 
 
+def test_a_step_that_is_there_for_bytes_saves_more_than_its_plan_takes(task: Task) -> None:
+    class Wordy(Narrow):
+        technique = Technique.FACTORIZATION
+
+        def decide(self, model: nn.Module, params: Mapping[str, Any], task: Task) -> Plan:
+            return super().decide(model, params, task) | {"names": ["a channel that stays"] * 16}
+
+    wordy = Registry((Plugin("mine", "acme", "1.0", (Wordy(),)),))
+    with pytest.raises(NoEffect, match="narrow is there to save bytes, but saves 387 of the weights and takes 500 in"):
+        compress(task, resolve(recipe("narrow"), wordy, task), registry=wordy, target=CPU)
+
+
 def test_a_failing_method_is_known_by_name(task: Task) -> None:
     class Fails(Halve):
         name = "fails"

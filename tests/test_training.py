@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from autocompress import Loss, Recovery, Target, Task
 from autocompress.data import batches
+from autocompress.errors import InvalidInput
 from autocompress.measure.lock import DeviceLock
 from autocompress.method import Schedule
 from autocompress.stall import Stall
@@ -104,6 +105,28 @@ def test_frozen_parameters_stay_frozen(task: Task, lock: DeviceLock) -> None:
     train(model, [TaskLoss(task.loss)], task, Recovery(epochs=1, learning_rate=0.1), device=CPU, lock=lock)
     assert torch.equal(frozen, before)
     assert not torch.equal(next(model[2].parameters()), list(tiny_model().parameters())[2])
+
+
+@pytest.mark.parametrize(
+    ("model", "samples", "reason"),
+    [
+        (
+            tiny_model().requires_grad_(False),
+            8,
+            "may change, but all are frozen: unfreeze some",
+        ),
+        (nn.Sequential(nn.Softmax(dim=1)), 8, "a model with parameters that it may change, but it has none: use"),
+        (nn.Sequential(nn.Embedding(9, 3, sparse=True)), 8, "no sparse gradients, but 0 gives them: set its `sparse`"),
+        (tiny_model(), 1, "a training needs two samples or more"),
+    ],
+    ids=["frozen", "no parameters", "sparse", "one sample"],
+)
+def test_what_cannot_be_trained_is_told(
+    model: nn.Module, samples: int, reason: str, task: Task, lock: DeviceLock
+) -> None:
+    task = replace(task, train=tiny_data(samples, 1))
+    with pytest.raises(InvalidInput, match=reason):
+        train(model, [TaskLoss(task.loss)], task, Recovery(epochs=1), device=CPU, lock=lock)
 
 
 def test_every_epoch_has_an_order_of_its_own(task: Task, lock: DeviceLock) -> None:

@@ -23,7 +23,7 @@ class AotInductor(Method):
     name = "aot_inductor"
     technique = Technique.ACCELERATION
     gives = frozenset({Trait.FOREIGN})
-    refuses = frozenset({Trait.QUANTIZED, Trait.PACKED})
+    refuses = frozenset({Trait.QUANTIZED, Trait.PACKED, Trait.WRAPPED})
     max_output_error = 0.01
     native_code = True
 

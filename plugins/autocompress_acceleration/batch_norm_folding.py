@@ -32,7 +32,7 @@ class BatchNormFolding(Method):
 
     name = "batch_norm_folding"
     technique = Technique.ACCELERATION
-    refuses = frozenset({Trait.QUANTIZED, Trait.PACKED})
+    refuses = frozenset({Trait.QUANTIZED, Trait.PACKED, Trait.WRAPPED})
     max_output_error = 1e-3
 
     def check(self, task: Task, target: Target) -> None:

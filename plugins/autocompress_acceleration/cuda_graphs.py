@@ -24,8 +24,8 @@ class CudaGraphs(Method):
 
     name = "cuda_graphs"
     technique = Technique.ACCELERATION
-    # It wraps the model, and what is packed is found by its name.
-    refuses = frozenset({Trait.PACKED})
+    gives = frozenset({Trait.WRAPPED})
+    refuses = frozenset({Trait.PACKED})  # which is found by its name
     max_output_error = 1e-3
 
     def check(self, task: Task, target: Target) -> None:

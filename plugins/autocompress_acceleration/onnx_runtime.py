@@ -15,14 +15,15 @@ class OnnxRuntime(Method):
     """Exports the model to ONNX and ships it with ONNX Runtime, which fuses layers and wastes no time between them.
 
     Good for small models and small batches on a CPU, where eager PyTorch spends much of its time outside of kernels.
-    On a GPU inputs and outputs pass through main memory. The bytes stay those of the weights.
+    On a GPU inputs and outputs pass through main memory. The bytes are those of the weights and of the graph; a weight
+    that several operations read in different ways (a tied head, the table of an EmbeddingBag) may be stored for each.
     ONNX Runtime developers 2021, https://onnxruntime.ai.
     """
 
     name = "onnx_runtime"
     technique = Technique.ACCELERATION
     gives = frozenset({Trait.FOREIGN})
-    refuses = frozenset({Trait.QUANTIZED, Trait.PACKED, Trait.HALF})
+    refuses = frozenset({Trait.QUANTIZED, Trait.PACKED, Trait.HALF, Trait.WRAPPED})
     max_output_error = 0.01
 
     def check(self, task: Task, target: Target) -> None:

@@ -26,8 +26,8 @@ class ParallelBatches(Method):
 
     name = "parallel_batches"
     technique = Technique.ACCELERATION
-    # It wraps the model, and what is packed is found by its name.
-    refuses = frozenset({Trait.PACKED})
+    gives = frozenset({Trait.WRAPPED})
+    refuses = frozenset({Trait.PACKED})  # which is found by its name
     max_output_error = 1e-3
 
     def check(self, task: Task, target: Target) -> None:

@@ -27,8 +27,8 @@ class TorchCompile(Method):
 
     name = "torch_compile"
     technique = Technique.ACCELERATION
-    # It wraps the model, and what is packed is found by its name.
-    refuses = frozenset({Trait.PACKED})
+    gives = frozenset({Trait.WRAPPED})
+    refuses = frozenset({Trait.PACKED})  # which is found by its name
     max_output_error = 0.01
     reload_error = 1e-5  # compiled anew, maybe for another batch size and so with sums in another order
 

@@ -131,7 +131,10 @@ def features(model: nn.Module, task: Task) -> dict[str, Tensor]:
     """What each layer gives for a few samples (B or more, ...), in the order in which they run.
 
     Without what is the same for any samples (tables of positions), what layers only pass on, and the model's outputs.
+    Raises NotApplicable for a single sample.
     """
+    if len(task.train) < 2:
+        raise NotApplicable("features are compared between samples, but the training data have one sample")
     count = max(1, min(_SAMPLES, len(task.train) // 2))
     loader = iter(batches(task.train, count, collate=task.collate))
     taps = Taps(model, [name for name, _ in model.named_modules() if name])

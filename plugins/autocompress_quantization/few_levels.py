@@ -10,6 +10,7 @@ from torch import nn
 from autocompress import Choice, Parameter, Plan, Task
 from autocompress_quantization.fake_quantization import QuantizationAware
 from autocompress_quantization.grid import Grid
+from autocompress_quantization.packed import saves
 from autocompress_quantization.weights import Weight, find_weights
 
 
@@ -41,9 +42,8 @@ class FewLevels(QuantizationAware):
         return dict(params) | {"weights": self.worthwhile(model, chosen)}
 
     def why_skipped(self, weight: Weight) -> str:
-        return (
-            f"it is of the first or last layer, or its {weight.parameter.numel()} weights are too few to gain from it"
-        )
+        gains = saves(weight, Grid(self.levels, weight.axis))
+        return "it is of the first or last layer" if gains else super().why_skipped(weight)
 
 
 def _layers(weights: list[Weight]) -> list[str]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from autocompress import Method, NotApplicable, Plan, Target, Task, Technique, Trait
 from autocompress.leaves import leaves
+from autocompress_quantization.weights import RESCALED, rescaled_tables
 
 _SUFFIX = ".float16"
 _NORMAL = torch.finfo(torch.float16).smallest_normal
@@ -18,7 +19,8 @@ class Float16Storage(Method):
     """Rounds weights and statistics to float16 values and stores those; the model runs in float32.
 
     Half the file at hardly any loss, on every device. Neither speed nor memory changes: where a GPU computes in 16
-    bits, `half_precision` gains both. Tensors with values beyond float16's range stay float32.
+    bits, `half_precision` gains both. Tensors with values beyond float16's range stay float32, and so do embedding
+    tables with `max_norm`, whose rows are rescaled in place.
     IEEE 754-2008, binary16.
     """
 
@@ -30,21 +32,22 @@ class Float16Storage(Method):
 
     def check(self, task: Task, target: Target) -> None:
         """Raises NotApplicable if there is no tensor to store in 16 bits."""
-        tensors = leaves(task.trained_model()).values()
-        if not any(_fits(tensor) for tensor in tensors):
-            raise NotApplicable(f"{self.name} halves float32 tensors of float16's range, but this model has none")
+        model = task.trained_model()
+        if not _halved(model):
+            left = "".join(f"; {name}: {reason}" for name, reason in self.skipped(model, {}).items())
+            raise NotApplicable(f"{self.name} halves float32 tensors of float16's range, but this model has none{left}")
 
     def skipped(self, model: nn.Module, plan: Plan) -> Mapping[str, str]:
+        rescaled = _rescaled(model)
         return {
-            name: "its values are beyond the range of float16"
+            name: RESCALED if name in rescaled else "its values are beyond the range of float16"
             for name, tensor in leaves(model).items()
-            if tensor.dtype == torch.float32 and not _fits(tensor)
+            if tensor.dtype == torch.float32 and (name in rescaled or not _fits(tensor))
         }
 
     def finalize(self, model: nn.Module, plan: Plan, task: Task, target: Target) -> nn.Module:
-        for tensor in leaves(model).values():
-            if _fits(tensor):
-                tensor.copy_(tensor.half())
+        for tensor in _halved(model):
+            tensor.copy_(tensor.half())
         return model
 
     def pack(self, tensors: dict[str, Tensor], plan: Plan) -> dict[str, Tensor]:
@@ -58,6 +61,18 @@ class Float16Storage(Method):
             name.removesuffix(_SUFFIX): tensor.float() if name.endswith(_SUFFIX) else tensor
             for name, tensor in stored.items()
         }
+
+
+def _halved(model: nn.Module) -> list[Tensor]:
+    """The tensors that it rounds."""
+    rescaled = _rescaled(model)
+    return [tensor for name, tensor in leaves(model).items() if name not in rescaled and _fits(tensor)]
+
+
+def _rescaled(model: nn.Module) -> set[str]:
+    """Names of tables that would not keep rounded values."""
+    tables = rescaled_tables(model)
+    return {name for name, parameter in model.named_parameters() if id(parameter) in tables}
 
 
 def _fits(tensor: Tensor) -> bool:

@@ -9,10 +9,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from autocompress import Method, NotApplicable, Plan, Target, Task, Technique, Trait
-from autocompress_quantization.weights import find_weights, is_transformers_conv1d
+from autocompress.errors import first_line
+from autocompress.tensors import call, to_device
+from autocompress_quantization.weights import FLOATS, find_weights, is_transformers_conv1d, unfit_weights
 
 
 class LinearQuantization(Method, ABC):
@@ -31,13 +34,21 @@ class LinearQuantization(Method, ABC):
         return linear_layers(model)
 
     def check(self, task: Task, target: Target) -> None:
-        """Raises NotApplicable if the model has no layer to quantize."""
+        """Raises NotApplicable if the model has no layer to quantize, or cannot be run with quantized ones."""
         model = task.trained_model()
         if not self.layers(model):
             left = "".join(f"; {layer}: {reason}" for layer, reason in self.skipped(model, {"layers": []}).items())
             raise NotApplicable(
                 f"{self.name} quantizes linear layers, but this model has no nn.Linear layer for it{left}"
             )
+        plan, device = self.decide(model, {}, task), target.torch_device
+        try:
+            with torch.no_grad():
+                call(self.restore(model.to(device), plan, target), to_device(task.inputs(2), device))
+        except Exception as error:  # the user's forward on weights that are no plain tensors, or torchao's kernels
+            raise NotApplicable(
+                f"{self.name} needs a model that runs with quantized weights, but: {first_line(error)}"
+            ) from error
 
     def decide(self, model: nn.Module, params: Mapping[str, Any], task: Task) -> Plan:
         """The names of the layers to quantize."""
@@ -53,7 +64,8 @@ class LinearQuantization(Method, ABC):
             elif _is_linear(module) and weight.layer not in plan["layers"]:
                 tied = len(weight.owners) > 1
                 left[weight.name] = "another layer has the same weight" if tied else self.why_skipped()
-        return left
+        unfit = unfit_weights(model)
+        return left | {name: unfit[name] for name in unfit if _is_linear(model.get_submodule(name.rpartition(".")[0]))}
 
     def why_skipped(self) -> str:
         return "its weight cannot be replaced"
@@ -79,7 +91,7 @@ def linear_layers(model: nn.Module) -> list[str]:
 
     Left out: what nn.MultiheadAttention holds, because it reads the weight without calling the layer; weights that are
     tied to another layer, because that one would keep its floating-point copy; weights that are
-    computed (parametrized).
+    computed (parametrized), or of a type that torchao does not quantize.
     """
     uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     return [
@@ -88,6 +100,7 @@ def linear_layers(model: nn.Module) -> list[str]:
         if _is_linear(module)
         and not isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear)
         and "weight" in module._parameters
+        and module.weight.dtype in FLOATS
         and uses[id(module.weight)] == 1
     ]
 

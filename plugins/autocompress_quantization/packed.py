@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from autocompress import AutocompressError, Method, NotApplicable, Plan, Target, Task, Technique, Trait
 from autocompress_quantization.grid import STEPS_TYPE, Grid
-from autocompress_quantization.weights import Weight, computed_weights, find_weights
+from autocompress_quantization.weights import Weight, find_weights, unfit_weights
 
-HEADER_BYTES = 128
-"""About what naming another tensor costs in a file: a weight must save more than that."""
+NAMING_BYTES = 100
+"""About what a weight costs beside its name twice, in the file for its scales and in the plan: it must save more."""
 
 
 class PackedWeights(Method, ABC):
@@ -48,8 +48,9 @@ class PackedWeights(Method, ABC):
         model = task.trained_model()
         weights = self.candidates(model)
         params = {name: parameter.default for name, parameter in self.search_space(task).items()}
-        if not any(_saves(weight, self.grid(weight, params)) for weight in weights):
+        if not any(saves(weight, self.grid(weight, params)) for weight in weights):
             why = "only ones so small that they would gain nothing" if weights else "none"
+            why += "".join(f"; {name}: {reason}" for name, reason in unfit_weights(model).items())
             raise NotApplicable(f"{self.name} stores weights of {self.kind} in fewer bits, but this model has {why}")
 
     def decide(self, model: nn.Module, params: Mapping[str, Any], task: Task) -> Plan:
@@ -62,13 +63,13 @@ class PackedWeights(Method, ABC):
         return {
             weight.name: [grid.levels, grid.axis, grid.group_size]
             for weight in find_weights(model)
-            if (grid := grids.get(weight.name)) is not None and _saves(weight, grid)
+            if (grid := grids.get(weight.name)) is not None and saves(weight, grid)
         }
 
     def skipped(self, model: nn.Module, plan: Plan) -> Mapping[str, str]:
         left = [weight for weight in self.candidates(model) if weight.name not in plan["weights"]]
         reasons = {weight.name: self.why_skipped(weight) for weight in left}
-        return reasons | {name: "a parametrization computes it" for name in computed_weights(model)}
+        return reasons | unfit_weights(model)
 
     def why_skipped(self, weight: Weight) -> str:
         return f"its {weight.parameter.numel()} weights are too few to gain from it"
@@ -134,5 +135,6 @@ def _add_steps(model: nn.Module, name: str, steps: Tensor) -> None:
     model.get_submodule(layer).register_buffer(_steps(attribute), steps)
 
 
-def _saves(weight: Weight, grid: Grid) -> bool:
-    return grid.stored_bytes(weight.parameter.shape) + HEADER_BYTES < weight.bytes
+def saves(weight: Weight, grid: Grid) -> bool:
+    """Whether a weight takes fewer bytes with a grid, all that it adds to the files included."""
+    return grid.stored_bytes(weight.parameter.shape) + NAMING_BYTES + 2 * len(weight.name) < weight.bytes

@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_EMBEDDINGS)
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+RESCALED = "its rows are rescaled to `max_norm` in place where they are read"
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,15 @@ class Weight:
 def find_weights(model: nn.Module) -> list[Weight]:
     """All floating-point weights of layers of known kinds, in the order of the model's modules.
 
-    Left out, because they are no parameters of their layer: weights that are computed (parametrized) or that a
-    quantizer has replaced.
+    Left out: what a quantizer has replaced, and what `unfit_weights` tells.
     """
     found: dict[int, Weight] = {}
+    rescaled = rescaled_tables(model)
     for name, module, attribute, axis in _slots(model):
         parameter = module._parameters.get(attribute)
-        if parameter is None or parameter.dtype not in _FLOATS or is_traceable_wrapper_subclass(parameter):
+        if parameter is None or parameter.dtype not in FLOATS or is_traceable_wrapper_subclass(parameter):
+            continue
+        if id(parameter) in rescaled:
             continue
         known = found.get(id(parameter))
         owners = (*(known.owners if known else ()), (module, attribute))
@@ -59,9 +62,28 @@ def find_weights(model: nn.Module) -> list[Weight]:
     return list(found.values())
 
 
-def computed_weights(model: nn.Module) -> list[str]:
-    """Names of weights of the known kinds that a parametrization computes."""
-    return [name for name, module, attribute, _ in _slots(model) if is_parametrized(module, attribute)]
+def unfit_weights(model: nn.Module) -> dict[str, str]:
+    """Weights of the known kinds that `find_weights` leaves out, with the reason."""
+    rescaled = rescaled_tables(model)
+    found = {}
+    for name, module, attribute, _ in _slots(model):
+        parameter = module._parameters.get(attribute)
+        if is_parametrized(module, attribute):
+            found[name] = "a parametrization computes it"
+        elif id(parameter) in rescaled:
+            found[name] = RESCALED
+        elif parameter is not None and parameter.is_floating_point() and parameter.dtype not in FLOATS:
+            found[name] = f"its type is {str(parameter.dtype).removeprefix('torch.')}"
+    return found
+
+
+def rescaled_tables(model: nn.Module) -> set[int]:
+    """The `id` of each table whose rows a lookup rescales in place, be it another layer's weight too."""
+    return {
+        id(module._parameters.get("weight"))
+        for module in model.modules()
+        if isinstance(module, _EMBEDDINGS) and module.max_norm is not None
+    }
 
 
 def _slots(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, int]]:

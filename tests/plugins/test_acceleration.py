@@ -11,6 +11,7 @@ from autocompress_acceleration import (
     BatchNormFolding,
     ChannelsLast,
     CudaGraphs,
+    OnnxRuntime,
     ParallelBatches,
     TorchCompile,
 )
@@ -20,9 +21,10 @@ from autocompress_quantization import Pt2eInt8Static
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from autocompress import NotApplicable, Target, Task
+from autocompress import Method, NotApplicable, Target, Task
+from autocompress.compress import check_order
 from autocompress.effect import output_error, outputs
-from autocompress.errors import ArtifactError
+from autocompress.errors import ArtifactError, InvalidInput
 from autocompress.leaves import leaves
 from autocompress.method import NotForTarget
 from autocompress.testing_families import dict_inputs, lstm, residual, two_heads, variable_length
@@ -171,6 +173,16 @@ def test_cuda_graphs_give_the_models_outputs() -> None:
             torch.testing.assert_close(
                 model(inputs.cuda()).cpu(), images().trained_model()(inputs), atol=1e-3, rtol=1e-3
             )
+
+
+@pytest.mark.parametrize("wrapper", [TorchCompile(), ParallelBatches(), CudaGraphs()], ids=lambda method: method.name)
+def test_what_reads_the_models_layers_comes_before_what_wraps_it(wrapper: Method) -> None:
+    with pytest.raises(InvalidInput, match="which leaves the model inside another module: put it first"):
+        check_order([wrapper, BatchNormFolding()])
+    check_order([BatchNormFolding(), wrapper])
+    for runtime in (OnnxRuntime(), AotInductor()):
+        with pytest.raises(InvalidInput, match="which leaves the model inside another module: use one of the two"):
+            check_order([wrapper, runtime])
 
 
 def test_compiled_models_have_frozen_weights_and_leave_torchs_settings_alone() -> None:

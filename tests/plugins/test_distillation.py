@@ -561,6 +561,12 @@ def test_a_layer_that_runs_again_stands_where_it_ran_last() -> None:
     assert FeatureSimilarity().layers(task.trained_model(), task) == ["0", "2", "1"]
 
 
+def test_features_of_a_single_sample_are_not_compared() -> None:
+    inputs, targets = images().train[:1]
+    with pytest.raises(NotApplicable, match="compared between samples, but the training data have one sample"):
+        FeatureSimilarity().check(replace(images(), train=TensorDataset(inputs, targets)), Target("cpu"))
+
+
 def test_tables_repeats_and_outputs_are_no_features() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

@@ -21,6 +21,7 @@ from autocompress.compress import Compressed, check_order, compress, resolve
 from autocompress.effect import byte_count, output_error, outputs
 from autocompress.errors import InvalidInput
 from autocompress.leaves import leaves
+from autocompress.method import NoEffect
 from autocompress.plugins import registry
 from autocompress.testing_families import FAMILIES
 from autocompress.testing_tasks import features
@@ -191,6 +192,16 @@ def test_weights_too_few_to_gain_are_not_applicable_or_skipped() -> None:
     assert "0.weight.codes" in Int8WeightOnly().pack(leaves(model), plan)
 
 
+def test_a_step_that_saves_less_than_it_takes_has_no_effect() -> None:
+    """The only weight that it knows saves some bytes, which its entry in the recipe takes again."""
+    data = TensorDataset(torch.randn(32, 12), torch.zeros(32, dtype=torch.long))
+    model = nn.Sequential(nn.Linear(12, 4, bias=False), nn.Tanh())
+    task = Task(model=model, train=data, validation=data, test=data)
+    Int8WeightOnly().check(task, CPU)
+    with pytest.raises(NoEffect, match="int8_weight_only is there to save bytes, but saves"):
+        made(Int8WeightOnly(), {}, task)
+
+
 def test_computed_weights_are_told_and_left() -> None:
     data = TensorDataset(torch.randn(8, 32), torch.zeros(8, dtype=torch.long))
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(32, 32)), nn.Linear(32, 32))
@@ -198,6 +209,37 @@ def test_computed_weights_are_told_and_left() -> None:
     plan = Int8WeightOnly().decide(model, {}, task)
     assert list(plan["weights"]) == ["1.weight"]
     assert Int8WeightOnly().skipped(model, plan) == {"0.weight": "a parametrization computes it"}
+
+
+class Rescaled(nn.Module):
+    """Tokens (B, T) to logits (B, 60), by a table whose rows a lookup rescales and that is the head's weight too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.inner = nn.Embedding(60, 32, max_norm=1.0), nn.Linear(32, 32)
+        self.head = nn.Linear(32, 60)
+        self.head.weight = self.table.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.inner(self.table(tokens)).mean(dim=1))
+        return logits
+
+
+@pytest.mark.parametrize(
+    "name", ["int8_weight_only", "low_bit_weights", "mixed_precision", "int8_qat", "float16_storage"]
+)
+def test_tables_that_rescale_their_rows_are_told_and_left(name: str) -> None:
+    torch.manual_seed(0)
+    tokens = torch.randint(60, (32, 4))
+    data = TensorDataset(tokens, tokens[:, 0])
+    task, method = Task(model=Rescaled(), train=data, validation=data, test=data), registry().get(name)
+    compressed, _ = made(method, {}, task, epochs=int(method.needs_training))
+    stored = compressed.tensors()
+    assert stored["table.weight"].dtype == torch.float32 and "inner.weight" not in stored
+    told = {layer: reason for change in compressed.changes for layer, reason in change.skipped.items()}
+    assert told["table.weight"] == "its rows are rescaled to `max_norm` in place where they are read"
+    with pytest.raises(NotApplicable, match="this model has none; table.weight: its rows are rescaled to `max_norm`"):
+        EmbeddingLowBit().check(task, CPU)
 
 
 def test_weights_that_a_later_step_changed_are_not_stored() -> None:

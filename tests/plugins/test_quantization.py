@@ -13,10 +13,11 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.utils.data import TensorDataset
 
 from autocompress import Method, NotApplicable, Recipe, Step, Target, Task
-from autocompress.compress import check_order, compress, resolve
+from autocompress.compress import Compressed, check_order, compress, resolve
 from autocompress.effect import output_error, outputs
 from autocompress.errors import InvalidInput
 from autocompress.leaves import leaves, load_leaves
+from autocompress.method import OutputsDiffer
 from autocompress.metric import top1_accuracy
 from autocompress.plugins import registry
 from autocompress.testing_families import FAMILIES
@@ -130,6 +131,46 @@ def test_a_model_without_linear_layers_is_not_applicable() -> None:
         Int8Dynamic().check(task, CPU)
 
 
+class ReadsWeight(nn.Module):
+    """A linear layer, and the product with its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.inner(x) @ self.inner.weight.t()
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "reason"),
+    [
+        (ReadsWeight(), torch.randn(4, 8), "needs a model that runs with quantized weights, but: NotImplementedError"),
+        (nn.Linear(1, 1), torch.randn(4, 3, 1), "needs a model that runs with quantized weights, but: RuntimeError"),
+        (nn.Linear(8, 8).double(), torch.randn(4, 8).double(), "no nn.Linear layer for it; weight: its type is"),
+    ],
+    ids=["reads the weight", "1x1", "float64"],
+)
+def test_a_model_that_quantized_weights_would_break_is_not_applicable(
+    model: nn.Module, inputs: Tensor, reason: str
+) -> None:
+    with pytest.raises(NotApplicable, match=reason):
+        Int8Dynamic().check(make_task(model, inputs), CPU)
+
+
+def test_layers_of_other_types_are_told_and_left() -> None:
+    class Mixed(nn.Sequential):
+        def forward(self, x: Tensor) -> Any:
+            return self[1](self[0](x).double())
+
+    task = make_task(Mixed(nn.Linear(16, 16), nn.Linear(16, 4).double()), torch.randn(8, 16))
+    Int8Dynamic().check(task, CPU)
+    plan = Int8Dynamic().decide(task.trained_model(), {}, task)
+    assert plan["layers"] == ["0"]
+    assert Int8Dynamic().skipped(task.trained_model(), plan) == {"1.weight": "its type is float64"}
+    assert outputs(quantized(Int8Dynamic(), task), task.inputs(8))[0].shape == (8, 4)
+
+
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 @pytest.mark.parametrize("options", [{}, {"bias": False}, {"num_layers": 2, "bidirectional": True}], ids=str)
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -211,6 +252,22 @@ def test_a_model_that_cannot_run_in_16_bits_is_not_applicable() -> None:
         NotApplicable, match="half_precision needs a model that runs in 16 bits, but: RuntimeError: mat1 and mat2"
     ):
         HalfPrecision().check(make_task(Fixed(), torch.randn(4, 4)), CPU)
+
+
+def test_a_model_that_overflows_in_16_bits_is_not_shipped() -> None:
+    """bfloat16 has the range of float32; in float16 the first layer's outputs are infinite, and the last one's NaN."""
+    torch.manual_seed(0)
+    first = nn.Linear(16, 32)
+    nn.init.normal_(first.weight, std=3e4)
+    task = make_task(nn.Sequential(first, nn.LayerNorm(32), nn.Linear(32, 4)), torch.randn(64, 16))
+
+    def halved(dtype: str) -> Compressed:
+        recipe = Recipe(steps=(Step(method="half_precision", params={"dtype": dtype}),))
+        return compress(task, resolve(recipe, registry(), task), registry=registry(), target=CPU)
+
+    assert outputs(halved("bfloat16").model, task.inputs(32))[0].isfinite().all()
+    with pytest.raises(OutputsDiffer, match="but did by inf: they are not finite any more"):
+        halved("float16")
 
 
 def test_float8_is_for_gpus() -> None:
