@@ -138,6 +138,8 @@ class Method:
     """The same for a model that was saved and loaded: 0 is bit for bit, on the same machine."""
     native_code: ClassVar[bool] = False
     """Whether its files hold machine code, which is loaded only when the user says that it may."""
+    needs_calibration: ClassVar[bool] = False
+    """Whether it looks at inputs in any case, so that it cannot act for a task without calibration or training data."""
 
     def search_space(self, task: Task) -> Mapping[str, Parameter]:
         """Its own parameters, with ranges and defaults. Called once, before the first trial."""

@@ -179,6 +179,9 @@ def bind(space: SearchSpace, task: Task, registry: Registry, *targets: Target) -
         if method.needs_training and not task.has_training:
             left_out[name] = "it needs training, and there are no training data"
             continue
+        if method.needs_calibration and not task.has_calibration:
+            left_out[name] = "it needs inputs to look at, and there are neither calibration nor training data"
+            continue
         try:
             for target in targets:
                 method.check(task, target)

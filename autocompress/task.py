@@ -83,6 +83,11 @@ class Task:
         """Whether there are data to train on."""
         return not isinstance(self.train, NoSamples)
 
+    @property
+    def has_calibration(self) -> bool:
+        """Whether there are inputs for methods that look at activations."""
+        return self.calibration is not None or self.has_training
+
     def trained_model(self) -> nn.Module:
         """A fresh copy of the trained model, in eval mode, on the CPU. Raises InvalidInput if there is none to have."""
         model = load_weights(build(self.model), self.weights) if self.weights else build(self.model)
@@ -105,7 +110,7 @@ class Task:
         They are drawn at random with a fixed seed, since data sets are often sorted. Raises NotApplicable if there are
         no such data.
         """
-        if self.calibration is None and not self.has_training:
+        if not self.has_calibration:
             raise NotApplicable("there are no calibration data, nor training data in their place")
         data = self.train if self.calibration is None else self.calibration
         rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:samples].tolist()

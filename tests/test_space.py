@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -167,6 +168,16 @@ def test_methods_that_need_training_are_left_out_without_training_data(task: Tas
     assert "cut" not in space.parameters and "pack" in space.parameters
     assert space.left_out["cut"] == "it needs training, and there are no training data"
     assert {space.random_recipe(random.Random(seed)).recovery.epochs for seed in range(20)} == {0}
+
+
+def test_methods_that_look_at_inputs_are_left_out_without_any(task: Task) -> None:
+    less = Task(model=task.model, validation=task.validation, test=task.test)
+    wanted = SearchSpace(methods={"mixed_precision": {}, "int8_weight_only": {}})
+    assert bind(wanted, less, registry(), CPU).left_out["mixed_precision"] == (
+        "it needs inputs to look at, and there are neither calibration nor training data"
+    )
+    told = dataclasses.replace(less, calibration=task.validation)
+    assert "mixed_precision" not in bind(wanted, told, registry(), CPU).left_out
 
 
 def test_the_methods_of_no_space_are_all_that_apply(task: Task) -> None:

@@ -37,6 +37,7 @@ class MixedPrecision(PackedWeights):
     name = "mixed_precision"
     refuses = PackedWeights.refuses | {Trait.SPARSE}  # an offset moves zeros
     max_output_error = 1.0
+    needs_calibration = True
 
     def search_space(self, task: Task) -> Mapping[str, Parameter]:
         return {

@@ -27,6 +27,7 @@ class OnnxInt8Static(OnnxInt8):
     """
 
     name = "onnx_int8_static"
+    needs_calibration = True
     operators = ("Conv", "Gemm", "MatMul", "Gather")
     reasons = {
         "ConvTranspose": "ONNX Runtime has no int8 transposed convolution",

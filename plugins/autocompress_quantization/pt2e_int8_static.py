@@ -34,6 +34,7 @@ class Pt2eInt8Static(Method):
 
     name = "pt2e_int8_static"
     technique = Technique.QUANTIZATION
+    needs_calibration = True
     gives = frozenset({Trait.FOREIGN})
     refuses = frozenset({Trait.QUANTIZED, Trait.PACKED, Trait.HALF})
     max_output_error = 0.3
