@@ -90,7 +90,8 @@ def check_order(methods: Sequence[Method]) -> None:
         for earlier in methods[:position]:
             if earlier.name == method.name:
                 raise InvalidInput(f"a recipe has each method once, but got {method.name!r} twice")
-            if earlier.technique.position > method.technique.position:
+            early = method.technique in earlier.may_precede
+            if earlier.technique.position > method.technique.position and not early:
                 raise InvalidInput(
                     f"a recipe's steps are in the order of their techniques, but {method.name!r} ({method.technique})"
                     f" comes after {earlier.name!r} ({earlier.technique})"

@@ -105,29 +105,32 @@ def file_bytes(tensors: Mapping[str, Tensor]) -> int:
 
 
 def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
-    """All floating-point tensors that the model gives, in order, as float32 on the CPU."""
+    """All floating-point tensors that the model gives, in order, as float32 on the CPU; without any, all integers."""
     found: list[Tensor] = []
 
     def note(tensor: Tensor) -> Tensor:
-        if tensor.is_floating_point():
-            found.append(tensor.detach().float().cpu())
+        found.append(tensor.detach().cpu())
         return tensor
 
     with torch.no_grad():
         map_tensors(note, call(model.eval(), inputs))
-    return found
+    integers = [tensor for tensor in found if not tensor.is_floating_point() and not tensor.is_complex()]
+    return [tensor.float() for tensor in found if tensor.is_floating_point()] or integers
 
 
 def output_error(actual: list[Tensor], expected: list[Tensor]) -> float:
     """RMS of the difference by the RMS of what is expected; infinite when number or shapes of tensors differ.
 
     So it is where one is finite and the other is not. Equal infinities, as masked scores are, and NaN in both do not
-    differ, and have no part in the RMS.
+    differ, and have no part in the RMS. Of integers, such as classes, it is the share that differs.
     """
     if [tensor.shape for tensor in actual] != [tensor.shape for tensor in expected]:
         return float("inf")
     if not expected:
         return 0.0
+    if not expected[0].is_floating_point():
+        differ = torch.cat([(own != other).flatten() for own, other in zip(actual, expected, strict=True)])
+        return float(differ.double().mean())
     own, scale = (torch.cat([tensor.flatten() for tensor in tensors]) for tensors in (actual, expected))
     finite = own.isfinite() & scale.isfinite()
     if not torch.allclose(own[~finite], scale[~finite], rtol=0, atol=0, equal_nan=True):

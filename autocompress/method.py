@@ -65,6 +65,7 @@ class Trait(StrEnum):
     QUANTIZED = "weights that are no floating-point parameters any more"
     PACKED = "weights stored in fewer bits than they run with"
     HALF = "half precision"
+    FOLDED = "weights that change after the training"
     WRAPPED = "the model inside another module"
     FOREIGN = "another runtime"
 
@@ -127,6 +128,8 @@ class Method:
     name: ClassVar[str]
     """Unique among all installed methods: lower case, digits and underscores."""
     technique: ClassVar[Technique]
+    may_precede: ClassVar[frozenset[Technique]] = frozenset()
+    """Earlier techniques whose steps it may come before all the same."""
     gives: ClassVar[frozenset[Trait]] = frozenset()
     """What it leaves on a model."""
     refuses: ClassVar[frozenset[Trait]] = frozenset()

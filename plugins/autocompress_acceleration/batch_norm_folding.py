@@ -26,12 +26,15 @@ class BatchNormFolding(Method):
     """Multiplies the scales of batch norms into the convolutions and linear layers before them.
 
     Exact but for rounding, a little smaller, and faster by one pass over each activation. Runtimes that compile or
-    export a model (ONNX Runtime, AOTInductor) fold on their own; this is for models that stay in eager PyTorch.
+    export a model (ONNX Runtime, AOTInductor) fold on their own; this is for models that stay in eager PyTorch. It may
+    come before methods that store or compute with quantized weights, but not before those that train them.
     Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference".
     """
 
     name = "batch_norm_folding"
     technique = Technique.ACCELERATION
+    may_precede = frozenset({Technique.QUANTIZATION})  # what stores the folded weights in fewer bits
+    gives = frozenset({Trait.FOLDED})
     refuses = frozenset({Trait.QUANTIZED, Trait.PACKED, Trait.WRAPPED})
     max_output_error = 1e-3
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 
-from autocompress import Plan, Target, Task
+from autocompress import Plan, Target, Task, Trait
 from autocompress_quantization.grid import Grid
 from autocompress_quantization.packed import PackedWeights, grids
 from autocompress_quantization.weights import find_weights
@@ -18,6 +18,7 @@ from autocompress_quantization.weights import find_weights
 class QuantizationAware(PackedWeights):
     """Trains with the values that will be stored: each forward rounds the weights, each backward sees through it."""
 
+    refuses = PackedWeights.refuses | {Trait.FOLDED}
     max_output_error = 1e-4  # what is stored is what was trained with
     clip: float | None = None
     """Weights beyond it get no gradient, since their codes could not change any more; None for no bound."""

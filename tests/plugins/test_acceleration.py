@@ -17,16 +17,18 @@ from autocompress_acceleration import (
 )
 from autocompress_acceleration.aot_model import AotModel
 from autocompress_acceleration.batch_norm_folding import fold, foldable
-from autocompress_quantization import Pt2eInt8Static
+from autocompress_quantization import Int8QAT, Pt2eInt8Static
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from autocompress import Method, NotApplicable, Target, Task
-from autocompress.compress import check_order
+from autocompress import Method, NotApplicable, Recipe, Step, Target, Task
+from autocompress.artifact import load_model, write_model
+from autocompress.compress import check_order, compress, resolve
 from autocompress.effect import output_error, outputs
 from autocompress.errors import ArtifactError, InvalidInput
 from autocompress.leaves import leaves
 from autocompress.method import NotForTarget
+from autocompress.plugins import registry
 from autocompress.testing_families import dict_inputs, lstm, residual, two_heads, variable_length
 from autocompress.testing_tasks import features, images
 
@@ -60,6 +62,24 @@ def test_batch_norms_are_folded_exactly() -> None:
     assert not any("bn" in name for name in leaves(folded)) and "3.conv2.bias" in leaves(folded)
     inputs = task.inputs(32)
     assert output_error(outputs(folded, inputs), outputs(task.trained_model(), inputs)) < 1e-6
+
+
+@pytest.mark.parametrize("packing", ["int8_weight_only", "low_bit_weights", "mixed_precision"])
+def test_folded_weights_are_stored_in_few_bits(packing: str, tmp_path: Path) -> None:
+    """The textbook's order; weights that are trained in few bits would be changed by folding after the training."""
+    task = residual()
+    recipe = resolve(Recipe(steps=(Step(method="batch_norm_folding"), Step(method=packing))), registry(), task)
+    compressed = compress(task, recipe, registry=registry(), target=CPU)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in compressed.model.modules())
+    assert "3.conv2.weight.codes" in compressed.tensors()
+    write_model(tmp_path, compressed, recipe, CPU, registry())
+    loaded = load_model(tmp_path, task.trained_model(), registry(), CPU)
+    inputs = task.inputs(32)
+    assert output_error(outputs(loaded, inputs), outputs(compressed.model, inputs)) == 0
+    with pytest.raises(InvalidInput, match="'int8_qat' cannot follow 'batch_norm_folding', which leaves weights that"):
+        check_order([BatchNormFolding(), Int8QAT()])
+    with pytest.raises(InvalidInput, match="in the order of their techniques"):
+        check_order([ChannelsLast(), registry().get(packing)])
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from autocompress.effect import byte_count, output_error, outputs
 from autocompress.errors import InvalidInput
 from autocompress.leaves import leaves
 from autocompress.method import NoEffect
+from autocompress.metric import top1_accuracy
 from autocompress.plugins import registry
 from autocompress.testing_families import FAMILIES
 from autocompress.testing_tasks import features
@@ -131,8 +132,10 @@ def test_what_is_unpacked_is_what_was_scored(method: Method, params: dict[str, A
     assert all(torch.equal(unpacked[name], tensor) for name, tensor in tensors.items())
 
 
-@pytest.mark.parametrize(("bits", "share"), [(8, 1 / 3.8), (4, 1 / 6), (3, 1 / 8), (2, 1 / 11)])
-def test_bytes_on_disk_of_large_layers(bits: int, share: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("bits", "share", "drop"), [(8, 1 / 3.8, 0.01), (4, 1 / 6, 0.02), (3, 1 / 8, 0.05), (2, 1 / 11, 0.3)]
+)
+def test_bytes_on_disk_and_accuracy_of_large_layers(bits: int, share: float, drop: float, tmp_path: Path) -> None:
     task = large()
     method, params = (Int8WeightOnly(), {}) if bits == 8 else (LowBitWeights(), {"bits": bits})
     compressed, recipe = made(method, params, task)
@@ -142,6 +145,9 @@ def test_bytes_on_disk_of_large_layers(bits: int, share: float, tmp_path: Path) 
     loaded = load_model(tmp_path, task.model, registry(), CPU)
     expected = leaves(compressed.model)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in leaves(loaded).items())
+    inputs, classes = task.validation[:]
+    before, after = (top1_accuracy(model(inputs), classes) for model in (task.trained_model(), loaded))
+    assert before > 0.8 and after > before - drop
 
 
 @pytest.mark.parametrize(("bits", "bound"), [(4, 0.1), (3, 0.2), (2, 0.5)])
