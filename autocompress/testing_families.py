@@ -174,7 +174,7 @@ def grouped() -> Task:
 @functools.cache
 def vit() -> Task:
     """torchvision's vision transformer."""
-    from torchvision.models import VisionTransformer  # type: ignore[import-untyped]
+    from torchvision.models import VisionTransformer
 
     sample = functools.partial(bright_quarters, noise=0.3)  # it has no convolution's prior, and few samples
     return train_task("vit", lambda: VisionTransformer(8, 4, 2, 4, 32, 64, num_classes=CLASSES), sample)

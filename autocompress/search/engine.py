@@ -240,8 +240,8 @@ def _sampler(settings: Settings, space: BoundSpace) -> SamplerFactory:
     wanted = settings.sampler
     if wanted is not None:
         return lambda define, seed: wanted
-    ours = sharing_grey_box(space) if settings.store else grey_box
-    return functools.partial(ours, startup=free_beginning(settings.budget.trials))
+    startup = free_beginning(settings.budget.trials)
+    return sharing_grey_box(space, startup=startup) if settings.store else functools.partial(grey_box, startup=startup)
 
 
 def _run(search: Search, settings: Settings, folder: RunFolder, display: Display) -> None:

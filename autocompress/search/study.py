@@ -259,9 +259,10 @@ def free_beginning(trials: int | None) -> int:
     return min(max((trials or 0) * MOST_FREE // LONG, STARTUP), MOST_FREE)
 
 
-def sharing_grey_box(space: BoundSpace) -> SamplerFactory:
+def sharing_grey_box(space: BoundSpace, **options: Any) -> SamplerFactory:
     """The same where trainings are shared: it knows what a recipe costs whose training is there."""
-    return functools.partial(grey_box, shared=functools.partial(prefix_params, space), after_training=_after_training_s)
+    shared = functools.partial(prefix_params, space)
+    return functools.partial(grey_box, shared=shared, after_training=_after_training_s, **options)
 
 
 def prefix_params(space: BoundSpace, params: Params) -> dict[str, Any]:

@@ -126,7 +126,7 @@ class GaussianProcess:
             optimizer.zero_grad()
             scale, noise = both.exp().clamp_min(LEAST)
             kernel = torch.exp(-scale * _own_squared_distance(rows @ self._stretched()))
-            (-_evidence(kernel, targets, noise) - self._log_prior()).backward()
+            (-_evidence(kernel, targets, noise) - self._log_prior()).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         for variable in variables:
             variable.requires_grad_(False)
@@ -154,7 +154,9 @@ def _evidence(kernel: Tensor, targets: Tensor, noise: Tensor | float) -> Tensor:
     count = len(targets)
     root = torch.linalg.cholesky(kernel + noise * torch.eye(count, dtype=kernel.dtype))
     whitened = torch.linalg.solve_triangular(root, targets[:, None], upper=False)
-    return -0.5 * count * torch.log((whitened**2).sum() / count + 1e-12) - root.diagonal().log().sum()
+    misfit: Tensor = torch.log((whitened**2).sum() / count + 1e-12)
+    height: Tensor = root.diagonal().log().sum()
+    return -0.5 * count * misfit - height
 
 
 def _own_squared_distance(rows: Tensor) -> Tensor:
