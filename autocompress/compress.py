@@ -23,6 +23,7 @@ from autocompress.effect import Change, Snapshot, byte_count, compare, file_byte
 from autocompress.errors import InvalidInput, did_you_mean
 from autocompress.leaves import leaves, load_leaves
 from autocompress.left_alone import left_alone, weights_of
+from autocompress.measure.accuracy import NotANumber
 from autocompress.measure.device import Target
 from autocompress.measure.lock import DeviceLock
 from autocompress.method import Loss, Method, NoEffect, OutputsDiffer, Plan, Schedule, Technique
@@ -132,7 +133,7 @@ def compress(
 
     `on_step` hears the name of each method before it acts, so that a failure can be told by name.
     Raises NoEffect when a step changes nothing that ships and brings no loss, OutputsDiffer when what it finalizes
-    gives other outputs than the model before.
+    gives other outputs than the model before, NotANumber when these are NaN.
     """
     return finalize(train_recipe(task, recipe, registry=registry, target=target, seed=seed, on_step=on_step), target)
 
@@ -337,12 +338,12 @@ class Compression:
         change = compare(before, self.model, method.name, "finalize")
         given = outputs(self.model, inputs)
         error = output_error(given, expected)
+        if math.isinf(error) and any(tensor.isnan().any() for tensor in given):
+            raise NotANumber(f"{method.name} makes outputs NaN when it finalizes, which were numbers before")
         if error > method.max_output_error:
-            finite = all(tensor.isfinite().all() for tensor in given)
             raise OutputsDiffer(
                 f"{method.name} must not change the outputs by more than {method.max_output_error:.2g}"
                 f" of their RMS when it finalizes, but did by {error:.2g}"
-                + ("" if finite else ": they are not finite any more")
             )
         tensors = {name: tensor.cpu() for name, tensor in leaves(self.model).items()}
         packed = method.pack(dict(tensors), step.plan)
