@@ -132,9 +132,10 @@ def test_how_small_methods_can_make_the_model_is_told(seen: tuple[Prospect, Here
 
 
 def test_without_data_to_calibrate_with_who_needs_them_is_left_out(tmp_path: Path) -> None:
+    """Also a method that did not say before that it needs them, as in a space bound to a task that has some."""
     task = replace(features(), train=NoSamples())
     context = TrialContext(task, (CPU,), tmp_path, 0, None, 0.05)
-    space = bind(SearchSpace(methods={"mixed_precision": None, "int8_weight_only": None}), task, registry(), CPU)
+    space = bind(SearchSpace(methods={"mixed_precision": None, "int8_weight_only": None}), features(), registry(), CPU)
     found = prospect(Here(context), space, registry(), context, (), 600)
     assert isinstance(found, Prospect) and found.data == "none"
     assert found.left_out["mixed_precision"] == "there are no calibration data, nor training data in their place"
