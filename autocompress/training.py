@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import OneCycleLR
 
 from autocompress.checkpoint import (
@@ -104,7 +105,9 @@ def train(
 
 
 def check_trainable(model: nn.Module, task: Task) -> None:
-    """Raises InvalidInput for a model without free parameters, gradients that AdamW cannot take, or a single sample."""
+    """Raises InvalidInput for a model without free parameters, gradients that AdamW cannot take, or a single sample
+    where a batch norm has to measure its variance.
+    """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         frozen = "all are frozen: unfreeze some (`requires_grad_()`), or"
         raise InvalidInput(
@@ -116,9 +119,9 @@ def check_trainable(model: nn.Module, task: Task) -> None:
             raise InvalidInput(
                 f"AdamW takes no sparse gradients, but {name or 'the model'} gives them: set its `sparse` to False"
             )
-    if len(task.train) < 2:
+    if len(task.train) < 2 and any(isinstance(module, _BatchNorm) for module in model.modules()):
         raise InvalidInput(
-            "a training needs two samples or more, since batch norm has no variance of one, but there is one"
+            "a training of batch norms needs two samples or more, since one has no variance, but there is one"
         )
 
 

@@ -117,7 +117,7 @@ def test_frozen_parameters_stay_frozen(task: Task, lock: DeviceLock) -> None:
         ),
         (nn.Sequential(nn.Softmax(dim=1)), 8, "a model with parameters that it may change, but it has none: use"),
         (nn.Sequential(nn.Embedding(9, 3, sparse=True)), 8, "no sparse gradients, but 0 gives them: set its `sparse`"),
-        (tiny_model(), 1, "a training needs two samples or more"),
+        (nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3)), 1, "batch norms needs two samples or more"),
     ],
     ids=["frozen", "no parameters", "sparse", "one sample"],
 )
@@ -127,6 +127,13 @@ def test_what_cannot_be_trained_is_told(
     task = replace(task, train=tiny_data(samples, 1))
     with pytest.raises(InvalidInput, match=reason):
         train(model, [TaskLoss(task.loss)], task, Recovery(epochs=1), device=CPU, lock=lock)
+
+
+def test_a_single_sample_is_enough_without_batch_norm(task: Task, lock: DeviceLock) -> None:
+    model = nn.Sequential(*tiny_model().children())
+    recovery = Recovery(epochs=2, learning_rate=0.1)
+    train(model, [TaskLoss(task.loss)], replace(task, train=tiny_data(1, 1)), recovery, device=CPU, lock=lock)
+    assert not torch.equal(next(model.parameters()), next(tiny_model().parameters()))
 
 
 def test_every_epoch_has_an_order_of_its_own(task: Task, lock: DeviceLock) -> None:
