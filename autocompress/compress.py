@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -26,7 +24,8 @@ from autocompress.left_alone import left_alone, weights_of
 from autocompress.measure.accuracy import NotANumber
 from autocompress.measure.device import Target
 from autocompress.measure.lock import DeviceLock
-from autocompress.method import Loss, Method, NoEffect, OutputsDiffer, Plan, Schedule, Technique
+from autocompress.method import Loss, Method, NoEffect, OutputsDiffer, Plan, Schedule
+from autocompress.no_op_guard import NoOpGuard
 from autocompress.parameters import Parameter
 from autocompress.plugins import Registry
 from autocompress.prefix import Prefixes, Trained, prefix_of
@@ -35,8 +34,6 @@ from autocompress.task import Task
 from autocompress.tensors import to_device
 from autocompress.training import Halted, TaskLoss, train
 
-STEP_BYTES = 100
-"""About what a step takes in the recipe's file, beside its plan and its name twice."""
 COMPARED_SAMPLES = 32
 """Inputs on which the outputs before and after finalizing are compared."""
 
@@ -175,7 +172,7 @@ def train_recipe(
         elif epochs:
             before_training(work)
             work.train(losses, recipe.recovery, known, until, device=device, lock=lock)
-        if work.changes and not finished:  # by reshaping, so that the running statistics are of another model
+        if work.guard.changes and not finished:  # by reshaping, so that the running statistics are of another model
             recalibrate(work.model, task, device=device, lock=lock, seed=seed)
         if prefixes and epochs and not finished:
             prefixes.keep(prefix, work.trained())
@@ -200,7 +197,7 @@ def finalize(trained: Compression, target: Target, *, keep: bool = False) -> Com
     """What ships to the target's device. With `keep`, `trained` can be finalized once more, for another device."""
     work = copy.deepcopy(trained) if keep else trained
     work.finalize(target)
-    return Compressed(work.model.eval(), tuple(work.steps), work.student, tuple(work.changes))
+    return Compressed(work.model.eval(), tuple(work.steps), work.student, tuple(work.guard.changes))
 
 
 class Compression:
@@ -209,7 +206,7 @@ class Compression:
     def __init__(self, task: Task, on_step: Callable[[str], None], seed: int = 0) -> None:
         self.task, self.on_step, self.model, self._seed = task, on_step, task.trained_model(), seed
         self.steps: list[PlannedStep] = []
-        self.changes: list[Change] = []
+        self.guard = NoOpGuard()
         self.student: str | None = None
         self.training_s = 0.0
         """Seconds of the training, if there was one here."""
@@ -219,9 +216,6 @@ class Compression:
         """Seconds of the training that was done before, if it was."""
         self.checkpoint: Checkpoint | None = None
         """Where the training stands, if it was halted."""
-        self._effective: set[str] = set()
-        self._saved: Counter[str] = Counter()
-        """Bytes of tensors in the file that each step saves, by method."""
 
     def reshape(self, steps: Sequence[tuple[Method, Mapping[str, Any]]], known: Mapping[str, Plan]) -> None:
         """Decide and reshape, step by step; what is `known` was decided before, by method.
@@ -240,11 +234,11 @@ class Compression:
                 self.model, self.student = student, planned.plan["student"]
             self.model = method.reshape(self.model, planned.plan)
             change = compare(before, self.model, method.name, "reshape")
-            self._saved[method.name] += before.file_bytes - file_bytes(leaves(self.model))
+            self.guard.saves(method, before.file_bytes - file_bytes(leaves(self.model)))
             skipped = dict(method.skipped(self.model, planned.plan))
             if not method.overrides("finalize", "pack"):
                 skipped |= left_alone(method, weights, leaves(self.model), skipped)
-            self._note(replace(change, skipped=skipped))
+            self.guard.note(replace(change, skipped=skipped))
         self.on_step("")
 
     def losses(self, epochs: int) -> list[Loss]:
@@ -257,9 +251,9 @@ class Compression:
                 if epochs == 0:
                     raise NoEffect(f"{step.method.name} acts while training, but the recipe's recovery has 0 epochs")
                 found.append(loss)
-                self._effective.add(step.method.name)
+                self.guard.trains(step.method)
             elif not step.method.overrides("finalize", "pack"):
-                self._check_effect(step)
+                self.guard.check(step.method, step.plan, self.model)
         self.on_step("")
         return found
 
@@ -327,7 +321,7 @@ class Compression:
             self.on_step(step.method.name)
             if step.method.overrides("finalize", "pack"):
                 self._finalize_step(step, target, inputs)
-            self._check_effect(step)
+            self.guard.check(step.method, step.plan, self.model)
         self.on_step("")
 
     def _finalize_step(self, step: PlannedStep, target: Target, inputs: Any) -> None:
@@ -347,49 +341,19 @@ class Compression:
             )
         tensors = {name: tensor.cpu() for name, tensor in leaves(self.model).items()}
         packed = method.pack(dict(tensors), step.plan)
-        self._saved[method.name] += before.file_bytes - file_bytes(packed)
+        self.guard.saves(method, before.file_bytes - file_bytes(packed))
         skipped = dict(method.skipped(self.model, step.plan))
         skipped |= left_alone(method, weights, packed, skipped)
-        told = self._note(replace(change, output_error=error, skipped=skipped))
+        told = self.guard.note(replace(change, output_error=error, skipped=skipped))
         if method.overrides("pack"):
-            self._note(replace(_packing(method, tensors, packed), skipped={} if told else skipped))
-
-    def _check_effect(self, step: PlannedStep) -> None:
-        if step.method.name not in self._effective:
-            skipped = step.method.skipped(self.model, step.plan)
-            why = "".join(f"; {layer}: {reason}" for layer, reason in skipped.items())
-            raise NoEffect(f"{step.method.name} changed nothing of the model{why}")
-        saved, cost = self._saved[step.method.name], _bytes_in_recipe(step)
-        if _is_for_bytes(step.method) and saved <= cost:
-            raise NoEffect(
-                f"{step.method.name} is there to save bytes,"
-                f" but saves {saved} of the weights and takes {cost} in the recipe"
-            )
+            self.guard.note(replace(_packing(method, tensors, packed), skipped={} if told else skipped))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compression:
         """A copy with a model of its own; task, plans and methods never change and are shared."""
         twin = copy.copy(self)
         twin.model = copy.deepcopy(self.model, memo)
-        twin.steps, twin.changes, twin._effective = list(self.steps), list(self.changes), set(self._effective)
-        twin._saved = Counter(self._saved)
+        twin.steps, twin.guard = list(self.steps), copy.deepcopy(self.guard)
         return twin
-
-    def _note(self, change: Change) -> bool:
-        """Keep what a step did, if it did anything; whether it did."""
-        if change.modules_changed:
-            self._effective.add(change.method)
-            self.changes.append(change)
-            print(change)
-        return bool(change.modules_changed)
-
-
-def _is_for_bytes(method: Method) -> bool:
-    """Whether it has no effect without them; integer kernels, runtimes and fewer channels may be faster."""
-    return method.overrides("pack") or method.technique is Technique.FACTORIZATION
-
-
-def _bytes_in_recipe(step: PlannedStep) -> int:
-    return STEP_BYTES + 2 * len(step.method.name) + len(json.dumps(step.plan, separators=(",", ":")))
 
 
 def _packing(method: Method, tensors: Mapping[str, Tensor], packed: Mapping[str, Tensor]) -> Change:
