@@ -344,7 +344,7 @@ class Sluggish:
     """Takes its time to begin."""
 
     def __init__(self) -> None:
-        time.sleep(3)
+        time.sleep(5)
 
     def answer(self, seconds: float) -> str:
         time.sleep(seconds)
@@ -357,7 +357,7 @@ def test_what_a_process_takes_to_begin_does_not_count_and_what_takes_too_long_is
 
     with session(1):
         process = FreshProcess(Sluggish)
-        assert process._ask("answer", 0, seconds=2.5) == "here"
+        assert process._ask("answer", 0, seconds=4.5) == "here"
         assert process._ask("answer", 60, seconds=1, what="the answer") == "the answer took longer than 1 s"
         process.end()
 
