@@ -24,8 +24,8 @@ def prospect_lines(found: Prospect) -> list[str]:
         *(_bound(found, target, of) for target, of in found.bounds.items()),
         f"data to compress with: {found.data}{WITHOUT[found.data]}",
         f"samples, with targets unless they are called unlabelled: {samples}",
-        f"in {found.seconds:.0f} s, what methods did to the trained model, each alone and without training; at most, at"
-        " the ends of their parameters:",
+        f"in {found.seconds:.0f} s, what methods did to the trained model, each alone and without training, and what"
+        " they can do at most:",
         *(f"  {line}" for line in (*_seen(found), *_unknown(found))),
     ]
 
@@ -63,6 +63,6 @@ def _bound(found: Prospect, target: str, of: dict[str, Any]) -> str:
     time = statistics.median(times)
     most = time / max(bounds["compute_ms"], bounds["memory_ms"])  # launches can be merged
     return (
-        f"{line}; it takes {show_ms(time)}, {time / max(floors.values()):.1f} times the largest of these, and only"
-        f" accelerated it becomes at most {most:.1f}x faster"
+        f"{line}; it takes {show_ms(time)}, {time / max(floors.values()):.1f} times the largest of these;"
+        f" acceleration alone can make it at most {most:.1f}x faster"
     )

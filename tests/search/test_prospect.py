@@ -176,7 +176,7 @@ def test_model_and_data_are_looked_at(seen: tuple[Prospect, Here]) -> None:
     assert found.samples == {"train": 256, "validation": 128, "test": 128}
     assert found.bounds["cpu@1"]["bounds"]["binding"] in ("compute", "memory", "launch")
     lines = prospect_lines(found)
-    assert "data to compress with: labels" in lines and "accelerated it becomes at most" in lines[0]
+    assert "data to compress with: labels" in lines and "acceleration alone can make it at most" in lines[0]
     assert lines[0].startswith(f"on cpu@1 {found.bounds['cpu@1']['bounds']['binding']} binds the model most")
     assert "samples, with targets unless they are called unlabelled: 256 train, 128 validation, 128 test" in lines
     assert any("slow " in line and line.endswith("larger, left out") for line in lines)
