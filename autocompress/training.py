@@ -24,11 +24,13 @@ from autocompress.checkpoint import (
 from autocompress.data import batch_rows, loader_of
 from autocompress.errors import InvalidInput
 from autocompress.measure.lock import DeviceLock
+from autocompress.measure.memory import free_memory_bytes
 from autocompress.method import Loss, Schedule
 from autocompress.recipe import Recovery
 from autocompress.stall import Stall
 from autocompress.task import Task
 from autocompress.tensors import call, to_device
+from autocompress.training_memory import fitted, training_memory
 
 
 class TaskLoss(Loss):
@@ -73,9 +75,10 @@ def train(
     device's lock shared, so that no latency is measured meanwhile: each step, and each loss when it is attached.
     Sets torch's global seed: the same call gives the same model.
 
-    On CUDA it is trained in mixed precision. When the device's memory is too small, it is trained once more from the
-    start with half the batch size. When the training loss stalls, the rest of the schedule is run through in one epoch
-    (see `Stall`), unless there are schedules, which count on theirs. All of it is said on stdout.
+    On CUDA it is trained in mixed precision, with the batch size halved until the free memory is expected to do. When
+    it is too small all the same, the model is trained once more from the start with half the batch size. When the
+    training loss stalls, the rest of the schedule is run through in one epoch (see `Stall`), unless there are
+    schedules, which count on theirs. All of it is said on stdout.
 
     It goes on from `start`, where one is given, to the same result as if it had never been halted (the same bits on a
     CPU). Raises Halted after the epoch `until`, with the model trained so far, unless it stalls; what schedules keep
@@ -89,6 +92,10 @@ def train(
     training = _Training(model, losses, task, device, seed, lock, schedules, until)
     if start is not None:  # memory may have been short
         recovery = recovery.model_copy(update={"batch_size": start.state["batch_size"]})
+    elif (free_bytes := free_memory_bytes(device)) is not None:
+        with lock.shared():
+            memory = training_memory(model, task, losses, mixed_precision(device))
+        recovery = fitted(recovery, memory, free_bytes)
     try:
         return training.run(recovery, start)
     except torch.OutOfMemoryError:

@@ -12,6 +12,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 would have sea
 # Most of what compiling ahead takes is g++ on the code that calls the kernels: here neither tuned nor to be debugged.
 os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
 os.environ.setdefault("AOT_INDUCTOR_ENABLE_LINE_TABLES", "0")
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else each process starts others, which import torch
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

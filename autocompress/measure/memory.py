@@ -1,4 +1,4 @@
-"""Peak device memory in inference."""
+"""A device's memory: the peak in inference, and what is free."""
 
 from __future__ import annotations
 
@@ -30,3 +30,11 @@ def peak_memory_bytes(model: nn.Module, inputs: Any, target: Target) -> int | No
     peak = torch.cuda.max_memory_allocated(device)
     del output
     return own + peak - before
+
+
+def free_memory_bytes(device: torch.device) -> int | None:
+    """What a GPU has left for this process, with what torch's allocator holds in reserve; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

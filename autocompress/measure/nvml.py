@@ -55,6 +55,13 @@ class Gpu:
             raise OSError(f"NVML cannot be asked: {first_line(error)}") from error
         self._seen_us = time.time_ns() // 1000
 
+    def free_bytes(self) -> int:
+        """Of its memory; raises OSError where the driver does not tell."""
+        try:
+            return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).free)
+        except self._nvml.NVMLError as error:
+            raise OSError(f"NVML does not tell the free memory: {first_line(error)}") from error
+
     def state(self) -> GpuState:
         nvml, handle, missing = self._nvml, self._handle, dict[str, str]()
 

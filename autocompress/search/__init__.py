@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,7 +66,8 @@ def search(
             holds it: at most 5 recipes, and at most a quarter of the trials.
         like: finished runs; the recipes of their fronts are tried after that, where the task was a similar one: at most
             5, and at most a quarter of the trials, the best of each run first.
-        workers: trials at a time; on a CPU one for each core, on a GPU one, if None.
+        workers: trials at a time; if None, on a CPU one for each core (as many threads as the target has), on a GPU
+            as many as its free memory is expected to hold, but at most 4.
         latency_seconds: the longest that one latency measurement may take.
         hardware_seconds: for each target, how long to find out afterwards what its hardware can do at most and how fast
             the untouched model is with the acceleration that anybody gets for free; compiling comes on top. 0: not at
@@ -128,7 +128,7 @@ def search(
         run=Path(runs) / folder,
         recipes=tuple(recipes),
         seed=seed,
-        workers=workers or default_workers(targets[0]),
+        workers=workers or 0,
         latency_seconds=latency_seconds,
         hardware_seconds=hardware_seconds,
         progress=progress,
@@ -168,8 +168,3 @@ def _paths(like: Sequence[str | Path]) -> tuple[Path, ...]:
     if isinstance(like, str | Path):
         raise InvalidInput(f"`like` is a list of runs, but got {str(like)!r}: put it in a list")
     return tuple(map(Path, like))
-
-
-def default_workers(target: Target) -> int:
-    """One trial at a time on a GPU; on a CPU as many as leave each its threads."""
-    return 1 if target.is_cuda else max(1, (os.cpu_count() or 1) // target.threads)

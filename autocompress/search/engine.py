@@ -39,6 +39,7 @@ from autocompress.search.study import (
 from autocompress.search.suggestions import after_probing
 from autocompress.search.trial import dead_worker_outcome, finish_folder, recorded_outcome
 from autocompress.search.warm_start import first_recipes
+from autocompress.search.workers import with_workers
 from autocompress.space import BoundSpace, bind
 
 
@@ -189,6 +190,7 @@ def run_search(settings: Settings) -> Run:
     settings.task.check()
     plugins = registry()
     space = bind(settings.space, settings.task, plugins, *settings.targets)
+    settings = with_workers(settings, space)
     versions = {name: plugins.plugin_of(name).release for name in space.parameters}
     starts, impossible = first_recipes(settings, space, plugins)
     check_reachable(settings.limits, settings.task, settings.targets)
@@ -252,9 +254,9 @@ def _run(search: Search, settings: Settings, folder: RunFolder, display: Display
     from autocompress.search.ray_session import run_trials, session
 
     context = trial_context(settings, folder, store_access(settings, display))
-    with session(settings.workers):
+    with session(settings.workers, settings.gpu_share):
         if not search.done:
-            run_trials(search, context, settings.workers, folder.log_file)
+            run_trials(search, context, settings, folder.log_file)
         if search.error is None:  # who pressed Ctrl-C does not wait for what the hardware can do
             wanted = replace(settings, hardware_seconds=0) if search.unfinished else settings
             judge_finalists(context, wanted, folder, display)

@@ -56,7 +56,7 @@ def look_ahead(
     ray_environment.prepare()
     from autocompress.search.ray_session import probing, session
 
-    sessions.enter_context(session(settings.workers))
+    sessions.enter_context(session(settings.workers, settings.gpu_share))
     display.probing(len(space.parameters))
     context, seconds = trial_context(settings, folder, None), settings.probe_seconds
     kept = {step.method for start in starts if start.asked for step in start.recipe.steps}

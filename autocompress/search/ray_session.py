@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from autocompress.errors import InvalidInput, first_line
+from autocompress.errors import InvalidInput, RunError, first_line
 from autocompress.final import Final
 from autocompress.limits import Limit
 from autocompress.prospect import Look
@@ -25,17 +26,20 @@ from autocompress.search.finals import Judge
 from autocompress.search.prospecting import Prospector
 from autocompress.search.scheduler import RungScheduler
 from autocompress.search.searcher import LoopSearcher
+from autocompress.search.settings import Settings
 from autocompress.search.trial import TrialContext
 from autocompress.search.worker import TrialWorker
 from autocompress.task_reference import modules_from_files
 
 
-def run_trials(search: Search, context: TrialContext, workers: int, log_file: Path) -> None:
-    """Run what the search proposes on that many worker processes, until it proposes nothing more or time is up."""
-    with session(workers) as folder, ray_messages_to(log_file):  # ray.init sets up Ray's logging, so after it
+def run_trials(search: Search, context: TrialContext, settings: Settings, log_file: Path) -> None:
+    """Run what the search proposes on its worker processes, until it proposes nothing more or time is up."""
+    workers, share = settings.workers, settings.gpu_share
+    with session(workers, share) as folder, ray_messages_to(log_file):  # ray.init sets up Ray's logging, so after it
         scheduler = RungScheduler(search)
+        worker = tune.with_parameters(TrialWorker, context=_shared(context))
         tuner = tune.Tuner(
-            tune.with_parameters(TrialWorker, context=_shared(context)),
+            tune.with_resources(worker, {"cpu": 1, "gpu": share}) if share else worker,
             tune_config=tune.TuneConfig(
                 search_alg=LoopSearcher(search, scheduler),
                 scheduler=scheduler,
@@ -147,12 +151,22 @@ def probing(context: TrialContext, log_file: Path) -> Iterator[ProspectorProcess
 
 
 @contextmanager
-def session(workers: int) -> Iterator[Path]:
-    """Ray, started here unless the caller is connected already, and a folder for what Tune writes."""
-    started = not ray.is_initialized()
+def session(workers: int, gpu_share: float = 0.0) -> Iterator[Path]:
+    """Ray, started here unless the caller is connected already, and a folder for what Tune writes.
+
+    All trials share one GPU of this machine. Raises RunError where the Ray that runs already has none to give.
+    """
+    started, gpus = not ray.is_initialized(), math.ceil(gpu_share)
     if started:
         with _import_path():
-            ray.init(num_cpus=workers, include_dashboard=False, configure_logging=False, log_to_driver=False)
+            ray.init(
+                num_cpus=workers, num_gpus=gpus, include_dashboard=False, configure_logging=False, log_to_driver=False
+            )
+    elif gpus and not ray.cluster_resources().get("GPU"):
+        raise RunError(
+            "trials on a GPU need one of Ray's, but the Ray that this process is connected to has none: start it with"
+            " `num_gpus`, or leave that to the search"
+        )
     folder = Path(tempfile.mkdtemp(prefix="autocompress-"))
     try:
         yield folder

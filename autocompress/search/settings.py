@@ -31,6 +31,7 @@ class Settings:
     recipes: tuple[Recipe, ...]
     seed: int
     workers: int
+    """Trials at a time; 0 until it is known how many fit."""
     latency_seconds: float
     hardware_seconds: float
     """For each target, to find out what its hardware and free acceleration can do; 0 leaves that out."""
@@ -50,6 +51,8 @@ class Settings:
     """The longest that methods may be looked at before the first trial; 0 leaves that out."""
     sampler: BaseSampler | None = None
     """In place of the search's own."""
+    gpu_share: float = 0.0
+    """What each trial is given of the GPU that it runs on; 0 on a CPU."""
 
     @property
     def target(self) -> Target:

@@ -16,8 +16,7 @@ import torch
 from optuna.samplers import PartialFixedSampler, RandomSampler
 from optuna.trial import TrialState
 
-from autocompress import Budget, Recipe, Run, SearchSpace, Step, Target, Task, load, search
-from autocompress.search import default_workers
+from autocompress import Budget, Recipe, Run, SearchSpace, Step, Task, load, search
 from tests.conftest import tiny_data, tiny_model
 
 pytestmark = pytest.mark.usefixtures("faulty")
@@ -73,11 +72,6 @@ def module_task() -> Task:
 def states(run: Run) -> list[TrialState]:
     study = optuna.load_study(study_name="autocompress", storage=f"sqlite:///{run.path / 'study.db'}")
     return [trial.state for trial in study.get_trials()]
-
-
-def test_a_gpu_runs_one_trial_at_a_time_unless_told_otherwise() -> None:
-    assert default_workers(Target("cuda:0", batch_size=64)) == 1
-    assert default_workers(Target("cpu")) == os.cpu_count()
 
 
 def test_failures_end_as_causes_and_the_rest_as_results(twenty: Run) -> None:
