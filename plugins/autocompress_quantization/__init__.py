@@ -17,6 +17,7 @@ from autocompress_quantization.int8_weight_only import Int8WeightOnly
 from autocompress_quantization.low_bit_weights import LowBitWeights
 from autocompress_quantization.mixed_precision import MixedPrecision
 from autocompress_quantization.onnx_int8_dynamic import OnnxInt8Dynamic
+from autocompress_quantization.onnx_int8_qat import OnnxInt8Qat
 from autocompress_quantization.onnx_int8_static import OnnxInt8Static
 from autocompress_quantization.pt2e_int8_static import Pt2eInt8Static
 from autocompress_quantization.ternary_weights import TernaryWeights
@@ -36,6 +37,7 @@ METHODS = (
     MixedPrecision,
     OnnxInt8Static,
     OnnxInt8Dynamic,
+    OnnxInt8Qat,
     Pt2eInt8Static,
 )
 
@@ -52,6 +54,7 @@ __all__ = [
     "LowBitWeights",
     "MixedPrecision",
     "OnnxInt8Dynamic",
+    "OnnxInt8Qat",
     "OnnxInt8Static",
     "Pt2eInt8Static",
     "TernaryWeights",

@@ -27,23 +27,27 @@ class QuantizationAware(PackedWeights):
         return False  # as in training, where a search at each step would take too long
 
     def reshape(self, model: nn.Module, plan: Plan) -> nn.Module:
-        """Puts a rounding before each weight. Weights that layers share stay shared."""
-        wanted = grids(plan)
-        for weight in find_weights(model):
-            if weight.name in wanted:
-                for module, attribute in weight.owners:
-                    register_parametrization(module, attribute, _Rounding(wanted[weight.name], self.clip))
-        return model
+        """Puts a rounding before each weight."""
+        return round_weights(model, grids(plan), self.clip)
 
     def finalize(self, model: nn.Module, plan: Plan, task: Task, target: Target) -> nn.Module:
-        return super().finalize(_without_rounding(model), plan, task, target)
+        return super().finalize(without_rounding(model), plan, task, target)
 
     def restore(self, model: nn.Module, plan: Plan, target: Target) -> nn.Module:
-        return super().restore(_without_rounding(model), plan, target)
+        return super().restore(without_rounding(model), plan, target)
 
     def skipped(self, model: nn.Module, plan: Plan) -> Mapping[str, str]:
         rounded = {name for name, _, _ in _rounded_weights(model)}
         return {name: reason for name, reason in super().skipped(model, plan).items() if name not in rounded}
+
+
+def round_weights(model: nn.Module, wanted: Mapping[str, Grid], clip: float | None = None) -> nn.Module:
+    """The model with a rounding before each weight that has a grid. Weights that layers share stay shared."""
+    for weight in find_weights(model):
+        if weight.name in wanted:
+            for module, attribute in weight.owners:
+                register_parametrization(module, attribute, _Rounding(wanted[weight.name], clip))
+    return model
 
 
 class _Rounding(nn.Module):
@@ -76,10 +80,10 @@ class _StraightThrough(torch.autograd.Function):
         return inside, None, None
 
 
-def _without_rounding(model: nn.Module) -> nn.Module:
-    """The trained weights as plain parameters again."""
+def without_rounding(model: nn.Module, keep: bool = False) -> nn.Module:
+    """The trained weights as plain parameters again: as they were trained, or, to `keep` them, as they were rounded."""
     for _, module, attribute in list(_rounded_weights(model)):
-        remove_parametrizations(module, attribute, leave_parametrized=False)
+        remove_parametrizations(module, attribute, leave_parametrized=keep)
     return model
 
 

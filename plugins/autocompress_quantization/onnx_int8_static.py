@@ -15,6 +15,10 @@ from autocompress_quantization.onnx_int8 import OnnxInt8, reduce_range
 BETWEEN = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Reshape", "Flatten")
 """Operators between those with weights, on which values can stay int8. Those that join branches (Add, Concat) are left
 out: one range for both would round a transformer's residual stream away."""
+FLOAT_OUTPUTS = ("Gemm", "MatMul")
+"""Operators whose kernels give floating point at no cost: their sums are not rounded, unless the next layer reads int8.
+Of the tiny families, outputs of BERT differ by 0.0025 in place of 0.023, an encoder's by 0.0056 in place of 0.012, and
+both are a tenth faster."""
 
 
 class OnnxInt8Static(OnnxInt8):
@@ -66,6 +70,7 @@ class OnnxInt8Static(OnnxInt8):
             extra_options={
                 "MatMulConstBOnly": True,  # attention's products of activations stay as they are
                 "CalibStridedMinMax": 1,  # one batch at a time, for all ways: batches may differ in shape
+                "OpTypesToExcludeOutputQuantization": list(FLOAT_OUTPUTS),
             },
         )
 
