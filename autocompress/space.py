@@ -7,22 +7,20 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from autocompress.compress import resolve
 from autocompress.document import Document
 from autocompress.errors import InvalidInput, did_you_mean, first_line
 from autocompress.measure.device import Target
 from autocompress.method import NotApplicable, Technique
+from autocompress.openings import AFTER, NO_STEP, Openings, openings_of
 from autocompress.parameters import Choice, Float, Integer, Parameter, narrow
 from autocompress.plugins import Registry
 from autocompress.recipe import Recipe, Recovery, Step
 from autocompress.task import Task
-
-NO_STEP = "none"
-"""The choice of no method, which every technique has."""
-AFTER = " after "
-"""Joins a technique and the steps before it that leave it fewer methods."""
 
 RECOVERY: Mapping[str, Parameter] = {
     "epochs": Integer(1, 1000, default=3),
@@ -48,6 +46,8 @@ class SearchSpace(Document):
     description: str = ""
     methods: dict[str, dict[str, Any] | None] | None = None
     """Methods by name with narrowed parameters: a value, a list, or `{low:, high:}`; left out: all installed."""
+    most: dict[Technique, Annotated[int, Field(ge=1)]] = {}
+    """How many methods of a technique a recipe may have; left out: one."""
     recovery: dict[str, Any] = {}
     """Narrowed `epochs`, `learning_rate`, `batch_size`."""
     recipes: tuple[Recipe, ...] = ()
@@ -74,17 +74,12 @@ class BoundSpace:
 
     parameters: Mapping[str, Mapping[str, Parameter]]
     """The narrowed parameters of every method that applies."""
-    methods: Mapping[Technique, tuple[str, ...]]
+    openings: Openings
+    """Which of them a recipe may have, and in which order."""
     recovery: Mapping[str, Parameter]
     needs_training: frozenset[str]
-    conflicts: frozenset[tuple[str, str]] = frozenset()
-    """Pairs of methods of which the second cannot follow the first."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Methods that do not apply, with their reasons."""
-    _openings: dict[tuple[str, ...], tuple[str, Choice | None]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
-    """What `_opening` found, by what it was asked: a proposal asks thousands of times for the same few."""
 
     def recipe(self, choose: Choose) -> Recipe:
         """The recipe that a sequence of choices makes; parameters are asked for only when they matter."""
@@ -97,12 +92,15 @@ class BoundSpace:
 
         Samplers walk thousands of times for one proposal, and most of a recipe's time is in its objects.
         """
-        methods: dict[str, dict[str, Any]] = {}
-        for technique in self.methods:
-            label, choice = self._opening(technique, tuple(methods))
-            name = NO_STEP if choice is None else choose(label, choice)
+        params: dict[str, dict[str, Any]] = {}
+
+        def ask(label: str, choice: Choice) -> str:
+            name: str = choose(label, choice)
             if name != NO_STEP:
-                methods[name] = self._choose_all(name, self.parameters[name], choose)
+                params[name] = self._choose_all(name, self.parameters[name], choose)
+            return name
+
+        methods = {name: params[name] for name in self.openings.walk(ask)}
         if self.needs_training.isdisjoint(methods):
             return methods, None
         return methods, self._choose_all("recovery", self.recovery, choose)
@@ -115,8 +113,7 @@ class BoundSpace:
         steps = {step.method: step for step in recipe.steps}
         given = {f"{name}.{key}": value for name, step in steps.items() for key, value in step.params.items()}
         given |= {f"recovery.{key}": value for key, value in recipe.recovery.plain().items()}
-        for technique, names in self.methods.items():
-            given[technique.value] = next((name for name in names if name in steps), NO_STEP)
+        given |= self.openings.choices([*steps])
         made: dict[str, Any] = {}
 
         def recall(name: str, parameter: Parameter) -> Any:
@@ -132,13 +129,11 @@ class BoundSpace:
 
     def without(self, reasons: Mapping[str, str]) -> BoundSpace:
         """The space without some methods, with the reasons."""
-        methods = {t: tuple(name for name in names if name not in reasons) for t, names in self.methods.items()}
         return replace(
             self,
             parameters={name: own for name, own in self.parameters.items() if name not in reasons},
-            methods={technique: names for technique, names in methods.items() if names},
+            openings=self.openings.without(reasons),
             needs_training=self.needs_training.difference(reasons),
-            conflicts=frozenset(pair for pair in self.conflicts if not reasons.keys() & set(pair)),
             left_out={**self.left_out, **reasons},
         )
 
@@ -149,18 +144,6 @@ class BoundSpace:
         yield usual
         for name, parameter in own.items():
             yield from (usual | {name: value} for value in _ends(parameter) if value != parameter.default)
-
-    def _opening(self, technique: Technique, before: tuple[str, ...]) -> tuple[str, Choice | None]:
-        """The name of the choice of a technique's method after others, and its options; None where none is left."""
-        key = (technique, *before)
-        if key not in self._openings:
-            names = self.methods[technique]
-            blockers = [done for done in before if any((done, name) in self.conflicts for name in names)]
-            open_to = [name for name in names if not any((blocker, name) in self.conflicts for blocker in blockers)]
-            # Options may not change under one name, so the choice among fewer has a name of its own.
-            label = AFTER.join([technique, *blockers])
-            self._openings[key] = label, Choice((NO_STEP, *open_to), NO_STEP) if open_to else None
-        return self._openings[key]
 
     def _choose_all(self, prefix: str, parameters: Mapping[str, Parameter], choose: Choose) -> dict[str, Any]:
         return {name: choose(f"{prefix}.{name}", parameter) for name, parameter in parameters.items()}
@@ -198,14 +181,9 @@ def bind(space: SearchSpace, task: Task, registry: Registry, *targets: Target) -
     chosen = [registry.get(name) for name in parameters]
     return BoundSpace(
         parameters,
-        {
-            t: tuple(m.name for m in chosen if m.technique is t)
-            for t in Technique
-            if any(m.technique is t for m in chosen)
-        },
+        openings_of(chosen, space.most),
         _narrow_all("recovery", RECOVERY, {**USUAL_RECOVERY, **space.recovery}),
         frozenset(method.name for method in chosen if method.needs_training),
-        frozenset((a.name, b.name) for a in chosen for b in chosen if b.conflict(a) is not None),
         left_out,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,7 @@ def _kept_bytes(model: nn.Module, task: Task, samples: int, device: torch.device
         return tensor  # which keeps it, so that no other storage comes to its address
 
     rows = [index % len(task.train) for index in range(samples)]
-    some = Subset(task.train, rows)  # type: ignore[arg-type]
+    some: Any = Subset(task.train, rows)  # type: ignore[arg-type]
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         torch.enable_grad(),

@@ -181,6 +181,7 @@ def optuna_search(trials: int, folder: Path) -> dict[str, Any]:
 def conditional_space() -> Any:
     """Five techniques and ten parameters that matter only with one of their methods, or with a training."""
     from autocompress import Choice, Float, Integer, Technique
+    from autocompress.openings import Openings
     from autocompress.space import BoundSpace
 
     ratio, bits = Float(0.1, 0.9, 0.5, step=0.05), Choice((8, 4), 8)
@@ -194,7 +195,7 @@ def conditional_space() -> Any:
     recovery = {"learning_rate": Float(1e-4, 1e-2, 1e-3, log=True)}
     return BoundSpace(
         {name: parameters for offered in methods.values() for name, parameters in offered.items()},
-        {technique: tuple(offered) for technique, offered in methods.items()},
+        Openings({technique: tuple(offered) for technique, offered in methods.items()}),
         recovery,
         frozenset({"cut", "svd", "logits"}),
     )

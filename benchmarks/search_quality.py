@@ -35,6 +35,7 @@ from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler
 
 from autocompress import Choice
 from autocompress.metric import ACCURACY
+from autocompress.openings import Openings
 from autocompress.outcome import OK, Outcome
 from autocompress.search.hypervolume import front, hypervolume
 from autocompress.search.sampler import STARTUP
@@ -58,7 +59,7 @@ class CellSpace(BoundSpace):
         return {"cell": self._choose_all("cell", EDGES, choose)}, None
 
 
-SPACE = CellSpace({"cell": EDGES}, {}, {}, frozenset())
+SPACE = CellSpace({"cell": EDGES}, Openings({}), {}, frozenset())
 
 
 class Table:

@@ -19,6 +19,7 @@ from autocompress.final import Final
 from autocompress.folders import partial_folder, publish, trial_folder
 from autocompress.limits import parse_limits
 from autocompress.metric import RESERVED
+from autocompress.openings import Openings
 from autocompress.outcome import INTERRUPTED, OK, Outcome, failure
 from autocompress.plugins import registry
 from autocompress.report.data import status_data
@@ -30,7 +31,7 @@ from tests.conftest import tiny_data, tiny_model
 
 CPU = Target("cpu")
 SPACE = BoundSpace(
-    {"pack": {"bits": Choice((2, 3, 4, 5, 6, 7, 8), 8)}}, {Technique.QUANTIZATION: ("pack",)}, {}, frozenset()
+    {"pack": {"bits": Choice((2, 3, 4, 5, 6, 7, 8), 8)}}, Openings({Technique.QUANTIZATION: ("pack",)}), {}, frozenset()
 )
 COLUMNS = [
     "state", "accuracy", "size_bytes", "latency_ms", "baseline_latency_ms", "speedup", "speedup_low", "speedup_high",

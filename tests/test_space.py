@@ -182,7 +182,7 @@ def test_methods_that_look_at_inputs_are_left_out_without_any(task: Task) -> Non
 
 def test_the_methods_of_no_space_are_all_that_apply(task: Task) -> None:
     fitted = bound(task)
-    assert fitted.methods == {
+    assert fitted.openings.methods == {
         Technique.PRUNING: ("cut",),
         Technique.DISTILLATION: ("teach",),
         Technique.QUANTIZATION: ("pack",),

@@ -30,7 +30,7 @@ def test_weights_count_four_times_and_samples_by_what_the_backward_pass_needs(ta
 
 def test_frozen_weights_and_teachers_count_once(task: Task) -> None:
     frozen = tiny_model().requires_grad_(False)
-    frozen[2].requires_grad_(True)
+    frozen.get_submodule("2").requires_grad_(True)
     last = FLOAT * (HIDDEN * CLASSES + CLASSES)
     memory = training_memory(frozen, task, [tiny_model()])
     assert memory.fixed_bytes - training_memory(frozen, task).fixed_bytes == WEIGHTS

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from autocompress.measure.device import Target
 from autocompress.measure.nvml import Gpu
-from autocompress.parameters import Integer
+from autocompress.parameters import Choice
 from autocompress.search.settings import Settings
 from autocompress.space import BoundSpace
 from autocompress.training_memory import HEADROOM, TrainingMemory, training_memory
@@ -54,7 +54,7 @@ def trials_that_fit(memory: TrainingMemory, batch_size: int, free_bytes: int | N
 
 def _largest_batch(space: BoundSpace) -> int:
     batch = space.recovery["batch_size"]
-    return batch.high if isinstance(batch, Integer) else max(batch.options)
+    return int(max(batch.options) if isinstance(batch, Choice) else batch.high)
 
 
 def _free_bytes(target: Target) -> int | None:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from autocompress import Budget, Recipe, Run, SearchSpace, Step, Target, Task, cli, report
 from autocompress.method import Technique
+from autocompress.openings import Openings
 from autocompress.outcome import OK, Outcome, failure
 from autocompress.parameters import Integer
 from autocompress.search.folder import open_run
@@ -21,7 +22,8 @@ from autocompress.space import BoundSpace
 from tests.conftest import tiny_data, tiny_model
 
 SPACE = BoundSpace(
-    {"pack": {"bits": Integer(2, 64, default=8)}}, {Technique.QUANTIZATION: ("pack",)}, {}, frozenset(),
+    {"pack": {"bits": Integer(2, 64, default=8)}}, Openings({Technique.QUANTIZATION: ("pack",)}), {},
+    frozenset(),
     left_out={"tucker": "splits convolutions, but this model has [none]"},
 )  # fmt: skip
 EXPECTED = Reason("neighbour of trial 1", expected=(0.875, 2048.0, 0.4), gain=0.0123, feasible=0.9, seconds=41.6)

@@ -15,6 +15,7 @@ import pytest
 from autocompress import Budget, Recipe, Run, SearchSpace, Step, Target, search
 from autocompress.data import NoSamples
 from autocompress.errors import InvalidInput, RunError
+from autocompress.openings import Openings
 from autocompress.parameters import Choice, Float, Integer, Parameter
 from autocompress.plugins import registry
 from autocompress.prospect import PROBE_FILE, Look, Prospect, read_prospect
@@ -296,7 +297,7 @@ def test_a_narrowed_space_holds_no_more_of_what_is_left_out(tmp_path: Path) -> N
     less = whole.without({"slow": "it sleeps", "slow_structure": "so does it"})
     gone = {"slow", "slow_structure"}
     assert set(whole.parameters) - set(less.parameters) == gone
-    assert not gone & ({name for names in less.methods.values() for name in names} | less.needs_training)
+    assert not gone & ({name for names in less.openings.methods.values() for name in names} | less.needs_training)
     assert less.left_out["slow"] == "it sleeps"
 
 
@@ -306,7 +307,7 @@ def test_settings_are_defaults_and_then_one_end_at_a_time() -> None:
         "bits": Integer(2, 8, 8),
         "kind": Choice(("a", "b"), "a"),
     }
-    space = BoundSpace({"method": parameters}, {}, {}, frozenset())
+    space = BoundSpace({"method": parameters}, Openings({}), {}, frozenset())
     usual = {"ratio": 0.5, "bits": 8, "kind": "a"}
     changes: list[dict[str, Any]] = [{}, {"ratio": 0.1}, {"ratio": 0.9}, {"bits": 2}, {"kind": "b"}]
     assert list(space.settings("method")) == [usual | change for change in changes]

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autocompress import Choice, Float, Integer, Technique
 from autocompress.limits import parse_limits
 from autocompress.metric import ACCURACY
+from autocompress.openings import Openings
 from autocompress.outcome import OK, Outcome
 from autocompress.search.acquisition import spread
 from autocompress.search.candidates import Space, other_value, random_value
@@ -38,7 +39,7 @@ BOUND = BoundSpace(
         "cut": {"ratio": Float(0.3, 0.85, 0.5, step=0.05), "units": Integer(1, 64, 8, log=True)},
         "pack": {"bits": Choice((8, 4), 8)},
     },
-    {Technique.PRUNING: ("cut",), Technique.QUANTIZATION: ("pack",)},
+    Openings({Technique.PRUNING: ("cut",), Technique.QUANTIZATION: ("pack",)}),
     {"epochs": Integer(1, 3, 1), "learning_rate": Float(1e-4, 1e-2, 1e-3, log=True), "batch_size": Choice((64,), 64)},
     frozenset({"cut"}),
 )

@@ -26,6 +26,7 @@ from autocompress import Choice, Float, Integer, Metric, Parameter, Recipe, Reco
 from autocompress.errors import InvalidInput, RunError
 from autocompress.limits import parse_limits
 from autocompress.metric import ACCURACY
+from autocompress.openings import Openings
 from autocompress.outcome import INTERRUPTED, OK, SCREENED, Outcome, failure
 from autocompress.run import STUDY_NAME
 from autocompress.search.mirror import MirroredStudy
@@ -35,11 +36,11 @@ from autocompress.search.study import Proposal, SamplerFactory, SearchStudy, dir
 from autocompress.space import BoundSpace
 
 PACK: Mapping[str, Parameter] = {"bits": Choice((8, 4), 8)}
-SMALL = BoundSpace({"pack": PACK}, {Technique.QUANTIZATION: ("pack",)}, {}, frozenset())
+SMALL = BoundSpace({"pack": PACK}, Openings({Technique.QUANTIZATION: ("pack",)}), {}, frozenset())
 """Three recipes: none, 8 bits, 4 bits."""
 LARGE = BoundSpace(
     {"cut": {"ratio": Float(0.3, 0.85, 0.5, step=0.05), "units": Integer(1, 64, 8, log=True)}, "pack": PACK},
-    {Technique.PRUNING: ("cut",), Technique.QUANTIZATION: ("pack",)},
+    Openings({Technique.PRUNING: ("cut",), Technique.QUANTIZATION: ("pack",)}),
     {"epochs": Integer(1, 3, 1), "learning_rate": Float(1e-4, 1e-2, 1e-3, log=True), "batch_size": Choice((64,), 64)},
     frozenset({"cut"}),
 )
