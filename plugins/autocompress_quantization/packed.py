@@ -77,11 +77,7 @@ class PackedWeights(Method, ABC):
     def finalize(self, model: nn.Module, plan: Plan, task: Task, target: Target) -> nn.Module:
         """Rounds the weights to values of their grids, and puts the scales beside them."""
         for name, grid in grids(plan).items():
-            weight = model.get_parameter(name)
-            steps = grid.fit(weight, self.searches(plan))
-            with torch.no_grad():
-                weight.copy_(grid.dequantize(grid.quantize(weight, steps), steps))
-            _add_steps(model, name, steps)
+            _add_steps(model, name, round_to_grid(model.get_parameter(name), grid, self.searches(plan)))
         return model
 
     def restore(self, model: nn.Module, plan: Plan, target: Target) -> nn.Module:
@@ -110,6 +106,14 @@ class PackedWeights(Method, ABC):
             codes = grid.unpack(tensors.pop(_codes(name)), like[name].shape)
             tensors[name] = grid.dequantize(codes, tensors[_steps(name)]).to(like[name].dtype)
         return tensors
+
+
+def round_to_grid(weight: nn.Parameter, grid: Grid, search: bool) -> Tensor:
+    """Rounds it in place, and gives the steps."""
+    steps = grid.fit(weight, search)
+    with torch.no_grad():
+        weight.copy_(grid.dequantize(grid.quantize(weight, steps), steps))
+    return steps
 
 
 def grids(plan: Plan) -> dict[str, Grid]:

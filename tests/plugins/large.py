@@ -14,8 +14,12 @@ from autocompress.testing_tasks import CLASSES, train_task
 @functools.cache
 def large() -> Task:
     """A trained perceptron, most of whose weights are in two large layers."""
+    return train_task("large", _perceptron, largest_of_four)
+
+
+def _perceptron() -> nn.Module:
     layers = [nn.Linear(16, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU()]
-    return train_task("large", lambda: nn.Sequential(*layers, nn.Linear(512, CLASSES)), largest_of_four)
+    return nn.Sequential(*layers, nn.Linear(512, CLASSES))
 
 
 def largest_of_four(samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
