@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from autocompress_acceleration.nesting import flatten
 from torch import nn
 from torch.fx import GraphModule
 
-from autocompress import Integer, Method, NotApplicable, Parameter, Plan, Target, Task, Technique, Trait
+from autocompress import Choice, Integer, Method, NotApplicable, Parameter, Plan, Target, Task, Technique, Trait
 from autocompress.method import NoEffect, NotForTarget
 from autocompress_quantization.onnx_int8 import reduce_range
 
@@ -41,8 +42,13 @@ class Pt2eInt8Static(Method):
     native_code = True
 
     def search_space(self, task: Task) -> Mapping[str, Parameter]:
-        """`samples`: how many inputs the activations' ranges are taken from."""
-        return {"samples": Integer(32, 512, default=128, log=True)}
+        """`calibration`: whether an activation's range spans its extremes or what a histogram says loses least;
+        `samples`: how many inputs it is taken from.
+        """
+        return {
+            "calibration": Choice(("histogram", "minmax"), default="histogram"),
+            "samples": Integer(32, 512, default=128, log=True),
+        }
 
     def check(self, task: Task, target: Target) -> None:
         """Raises NotApplicable without a compiler, for a GPU, or if no layer that can be int8 is found in the graph."""
@@ -70,7 +76,7 @@ class Pt2eInt8Static(Method):
         """Raises NoEffect if the quantizer left all weights in floating point."""
         traceable = Traceable.of(model, task)
         with quiet(), plain_attention(), torch.no_grad():
-            quantized = _quantize(traceable, task, plan["samples"])
+            quantized = quantize(traceable, task, plan["samples"], plan["calibration"])
             count = sum(tensor.dtype == torch.int8 for tensor in quantized.state_dict().values())
             if not count:
                 raise NoEffect(f"{self.name}: the quantizer left all weights in floating point")
@@ -106,7 +112,7 @@ def _reads_steps(node: Any) -> bool:
     return str(node.target).startswith(("aten.lstm", "aten.gru"))
 
 
-def _quantize(traceable: Traceable, task: Task, samples: int) -> GraphModule:
+def quantize(traceable: Traceable, task: Task, samples: int, calibration: str) -> GraphModule:
     """The graph with int8 weights, activations rounded between the layers that use them."""
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
@@ -115,11 +121,22 @@ def _quantize(traceable: Traceable, task: Task, samples: int) -> GraphModule:
     )
 
     quantizer = X86InductorQuantizer()
-    quantizer.set_global(get_default_x86_inductor_quantization_config(reduce_range=reduce_range()))
+    config = get_default_x86_inductor_quantization_config(reduce_range=reduce_range())
+    quantizer.set_global(_by_extremes(config) if calibration == "minmax" else config)
     prepared = prepare_pt2e(traceable.export(strict=True).module(), quantizer)
     for inputs in task.calibration_inputs(samples):
         prepared(*flatten(traceable.interface.inputs, inputs))
     return _without_unused(convert_pt2e(prepared))
+
+
+def _by_extremes(config: Any) -> Any:
+    """The same, with activations observed by their extremes in place of a histogram."""
+    from torchao.quantization.pt2e.observer import MinMaxObserver
+
+    observer = MinMaxObserver.with_args(eps=2**-12)  # as the default's
+    ranges = ("input_activation", "output_activation")
+    specs = {name: replace(getattr(config, name), observer_or_fake_quant_ctr=observer) for name in ranges}
+    return replace(config, **specs)
 
 
 def _without_unused(graph: GraphModule) -> GraphModule:

@@ -17,7 +17,9 @@ from autocompress_acceleration import (
 )
 from autocompress_acceleration.aot_model import AotModel
 from autocompress_acceleration.batch_norm_folding import fold, foldable
+from autocompress_acceleration.export import Traceable, quiet
 from autocompress_quantization import Int8QAT, Pt2eInt8Static
+from autocompress_quantization.pt2e_int8_static import quantize
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -275,7 +277,7 @@ def test_int8_weights_are_compiled_in() -> None:
     task = make_task(nn.Sequential(*layers), torch.randn(64, 256))
     method = Pt2eInt8Static()
     method.check(task, CPU)
-    plan = method.decide(task.trained_model(), {"samples": 64}, task)
+    plan = method.decide(task.trained_model(), {"calibration": "histogram", "samples": 64}, task)
     model = method.finalize(task.trained_model(), plan, task, CPU)
     assert isinstance(model, AotModel)
     weights = sum(tensor.numel() * 4 for tensor in task.trained_model().parameters())
@@ -287,11 +289,25 @@ def test_int8_weights_are_compiled_in() -> None:
 
 def test_layers_without_int8_kernels_are_told() -> None:
     method = Pt2eInt8Static()
-    plan = method.decide(lstm().trained_model(), {"samples": 32}, lstm())
+    plan = method.decide(lstm().trained_model(), {"calibration": "histogram", "samples": 32}, lstm())
     left = method.skipped(lstm().trained_model(), plan)
     assert left == {"rnn": "the quantizer has int8 for called linear layers and 2-d convolutions only"}
     with pytest.raises(NotApplicable, match="linear layers and 2-d convolutions, but this model has none"):
         method.check(make_task(nn.Conv1d(2, 3, 1), torch.randn(4, 2, 5)), CPU)
+
+
+def test_activations_are_rounded_over_their_extremes_or_by_a_histogram() -> None:
+    """Few values are far from the others, so that to cut them off loses less."""
+    torch.manual_seed(0)
+    inputs = torch.randn(512, 32) ** 3
+    task = make_task(nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 3)), inputs)
+    expected = outputs(task.trained_model(), inputs[:256])
+    errors = {}
+    for calibration in ("histogram", "minmax"):
+        with quiet(), torch.no_grad():
+            made = quantize(Traceable.of(task.trained_model(), task), task, 512, calibration)
+            errors[calibration] = output_error(list(made(inputs[:256])), expected)
+    assert 0 < errors["histogram"] < errors["minmax"] < 0.2
 
 
 @pytest.mark.parametrize("method", [AotInductor(), Pt2eInt8Static()], ids=lambda method: method.name)

@@ -4,6 +4,7 @@ import copy
 import gc
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,13 +33,15 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from autocompress import Loss, Method, NotApplicable, Recipe, Recovery, Step, Target, Task, Technique, Trait
+from autocompress.artifact import load_model, write_model
 from autocompress.compress import compress, resolve
 from autocompress.data import batches
+from autocompress.effect import output_error, outputs
 from autocompress.measure.lock import DeviceLock
 from autocompress.method import NoEffect
 from autocompress.plugins import registry
 from autocompress.tensors import call
-from autocompress.testing_families import char_lstm, dict_inputs, recommender, two_heads, variable_length, vit
+from autocompress.testing_families import FAMILIES, char_lstm, dict_inputs, recommender, two_heads, variable_length, vit
 from autocompress.testing_tasks import features, images
 from autocompress.training import train
 
@@ -649,3 +652,17 @@ def test_a_student_throws_no_earlier_work_away(trait: Trait) -> None:
 
 def test_all_are_installed() -> None:
     assert {method.name for method in METHODS} <= registry().methods.keys()
+
+
+@pytest.mark.parametrize("family", ["encoder", "residual", "gpt"])
+def test_a_student_may_be_narrower_and_shallower_than_its_teacher(family: str, tmp_path: Path) -> None:
+    """Cut in width and in depth, each as a step of its own, and taught by what it was cut from."""
+    task = FAMILIES[family]()
+    steps = [Step(method=name) for name in ("structured_magnitude", "layer_dropping", "output_matching")]
+    recipe = resolve(Recipe(steps=tuple(steps), recovery=Recovery(epochs=2, learning_rate=3e-3)), registry(), task)
+    made = compress(task, recipe, registry=registry(), target=CPU)
+    removed = {change.method: change.parameters_removed for change in made.changes}
+    assert min(removed["structured_magnitude"], removed["layer_dropping"]) > 0
+    write_model(tmp_path, made, recipe, CPU, registry())
+    loaded = load_model(tmp_path, task.model, registry(), CPU)
+    assert output_error(outputs(loaded, task.inputs(8)), outputs(made.model, task.inputs(8))) == 0
