@@ -141,8 +141,8 @@ def prospect(
 
     First all at their defaults, one of each technique after the other, formats and runtimes before structure, machine
     code last; then those that were no gain at the ends of their parameters. Last comes the size at these ends of those
-    that make the model smaller, the best of them first, and of machine code not at all. `tell` hears the name of each.
-    The methods in `kept` are left out in no case.
+    that make the model smaller, the best of them first, and of machine code not at all; and the time where they make it
+    smallest. `tell` hears the name of each. The methods in `kept` are left out in no case.
     """
     start = time.monotonic()
     model = looks.model(seconds)
@@ -166,13 +166,23 @@ def prospect(
                 tell(name)
                 probe.look(name, itertools.islice(space.settings(name), first, last))
     found = replace(nothing, looks=probe.seen, unknown=nothing.unknown | probe.unknown)
-    end, least = min(start + seconds, time.monotonic() + SIZES_SHARE * seconds), dict[str, float]()
+    end, ends = (
+        min(start + seconds, time.monotonic() + SIZES_SHARE * seconds),
+        dict[str, tuple[float, dict[str, Any]]](),
+    )
     for name in (name for name in found.smaller if not plugins.get(name).native_code):
         tell(name)
-        bytes_at = probe.least_bytes(name, space.settings(name), end)
-        if bytes_at is not None:
-            least[name] = bytes_at
-    return replace(found, least_bytes=least, seconds=time.monotonic() - start)
+        smallest = probe.smallest(name, space.settings(name), end)
+        if smallest is not None:
+            ends[name] = smallest
+    timed = {}
+    for name, (_, params) in ends.items():
+        tell(name)
+        look = probe.timed(name, params)
+        if look is not None:
+            timed[name] = look
+    least = {name: size for name, (size, _) in ends.items()}
+    return replace(found, least_bytes=least, smallest=timed, seconds=time.monotonic() - start)
 
 
 class _Probe:
@@ -205,8 +215,10 @@ class _Probe:
             if self.is_settled(name):
                 return
 
-    def least_bytes(self, name: str, settings: Iterable[dict[str, Any]], end: float) -> float | None:
-        """The smallest size at the settings; None where it is not known of all by `end`."""
+    def smallest(
+        self, name: str, settings: Iterable[dict[str, Any]], end: float
+    ) -> tuple[float, dict[str, Any]] | None:
+        """The smallest size at the settings, and where that is; None where it is not known of all by `end`."""
         sizes = []
         for params in settings:
             seen = [look.scores.get("size_bytes", math.inf) for look in self.seen[name] if look.params == params]
@@ -216,8 +228,17 @@ class _Probe:
             size = seen[0] if seen else self._looks.size(Step(method=name, params=params), left)
             if isinstance(size, str):
                 return None
-            sizes.append(size)
-        return min(sizes)
+            sizes.append((size, params))
+        return min(sizes, key=lambda each: each[0])
+
+    def timed(self, name: str, params: dict[str, Any]) -> Look | None:
+        """A look at one setting with its times, one that was made before if there is one; None where time is up."""
+        for look in self.seen[name]:
+            if look.params == params:
+                return look
+        left = self._end - time.monotonic()
+        made = self._looks.method(Step(method=name, params=params), min(left, self._longest)) if left > 0 else None
+        return made if isinstance(made, Look) and made.scores else None
 
 
 def _in_order(methods: Sequence[Method]) -> list[Method]:

@@ -116,19 +116,23 @@ def test_structure_is_looked_at_without_training(seen: tuple[Prospect, Here]) ->
     found, here = seen
     best = found.best("structured_magnitude")
     assert best is not None and best.scores["size_bytes"] < 0.9 * found.baseline_bytes
-    assert [step.method for step in here.asked].count("structured_magnitude") == 1  # it helped at its defaults
+    steps = [step for step in here.asked if step.method == "structured_magnitude"]
+    there = found.smallest["structured_magnitude"]
+    assert [step.params for step in steps] == [best.params, there.params]  # it helped at its defaults; its least size
 
 
 def test_how_small_methods_can_make_the_model_is_told(seen: tuple[Prospect, Here]) -> None:
     found, here = seen
     best, least = found.best("structured_magnitude"), found.least_bytes
     assert best is not None and least["structured_magnitude"] < 0.9 * best.scores["size_bytes"]
-    assert [step.method for step in here.asked].count("structured_magnitude") == 1  # its ends were not timed
+    there = found.smallest["structured_magnitude"]
+    assert there.params != best.params and there.scores["size_bytes"] == least["structured_magnitude"]
     assert least["halving"] == min(look.scores.get("size_bytes", 1e9) for look in found.looks["halving"])
     assert not {"slow", "idle", "broken", "teaching"} & set(least)
     ratio = found.baseline_bytes / least["structured_magnitude"]
     lines = prospect_lines(found)
-    assert any(line.endswith(f"smaller, at most {ratio:.2f}x smaller") for line in lines)
+    end = f"smaller, at most {ratio:.2f}x smaller, there {found.words(there).split(' and ')[0]}"
+    assert any(line.endswith(end) for line in lines)
     assert any("halving " in line and line.endswith("x smaller, at most that small") for line in lines)
 
 
