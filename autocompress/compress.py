@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from autocompress.batch_norm import recalibrate
 from autocompress.checkpoint import Checkpoint
@@ -351,9 +352,23 @@ class Compression:
     def __deepcopy__(self, memo: dict[int, Any]) -> Compression:
         """A copy with a model of its own; task, plans and methods never change and are shared."""
         twin = copy.copy(self)
-        twin.model = copy.deepcopy(self.model, memo)
+        twin.model = with_own_classes(copy.deepcopy(self.model, memo))
         twin.steps, twin.guard = list(self.steps), copy.deepcopy(self.guard)
         return twin
+
+
+def with_own_classes(model: nn.Module) -> nn.Module:
+    """The model, with classes of its own for what is parametrized.
+
+    torch gives such a module a class with a property for each of its parametrized tensors, takes them away with the
+    parametrization, and has copies share it: taken away from one of them, all others would be left without.
+    """
+    for module in model.modules():
+        if is_parametrized(module):
+            kind = type(module)
+            own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+            module.__class__ = type(kind.__name__, kind.__bases__, own)
+    return model
 
 
 def _packing(method: Method, tensors: Mapping[str, Tensor], packed: Mapping[str, Tensor]) -> Change:

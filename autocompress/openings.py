@@ -91,17 +91,10 @@ class Openings:
         return NO_STEP if choice is None else ask(label, choice)
 
     def _next(self, technique: Technique, first: int, before: Sequence[str]) -> Opening:
-        """The choice of a technique's next method after others, its own from `first` on.
-
-        Of two methods of one technique that could come in either order, the one that is listed first comes first.
-        """
+        """The choice of a technique's next method after others, its own from `first` on."""
         names, own = self.methods[technique], before[first:]
-        open_to = [name for name in names if name not in before and not self._conflicting(before, [name])]
-        open_to = [
-            name
-            for name in open_to
-            if all(names.index(done) < names.index(name) or self._conflicting([name], [done]) for done in own)
-        ]
+        able = [name for name in names if name not in before and not self._conflicting(before, [name])]
+        open_to = [name for name in able if self._ordered([*own, name], names) == [*own, name]]
         blockers = [done for done in before if done in names or self._conflicting([done], names)]
         return _label(technique, len(own)), blockers, open_to
 
@@ -113,6 +106,35 @@ class Openings:
         blockers += [done for done in after if self._conflicting(names, [done])]
         later = next(t for t, own in self.methods.items() if names[0] in own)
         return f"{later}{BEFORE}{technique}", blockers, open_to
+
+    def why_not(self, steps: Sequence[str]) -> str:
+        """Why no choices make these methods in this order, where it is for their number or order; empty if not."""
+        early = {step for label, step in self.choices(steps).items() if BEFORE in label}
+        for technique, names in self.methods.items():
+            own, most = [step for step in steps if step in names and step not in early], self.most.get(technique, 1)
+            if len(own) > most:
+                return (
+                    f"it has {len(own)} methods of {technique}, and the space allows {most}:"
+                    f" `most: {{{technique}: {len(own)}}}` in the space allows more"
+                )
+            ordered = self._ordered(own, names)
+            if ordered != own:
+                return f"methods of one technique come in the order of the space: {', '.join(ordered)}"
+        return ""
+
+    def _ordered(self, steps: Sequence[str], listed: Sequence[str]) -> list[str]:
+        """The one order of methods of a technique that a recipe may have them in: as they are listed, and where one
+        cannot follow another, that one before it. Without those that fit nowhere.
+        """
+        left, ordered = sorted(steps, key=listed.index), list[str]()
+        while left:
+            free = (name for name in left if not self._conflicting([name], [other for other in left if other != name]))
+            name = next(free, None)
+            if name is None:
+                break
+            ordered.append(name)
+            left.remove(name)
+        return ordered
 
     def _conflicting(self, first: Iterable[str], then: Sequence[str]) -> bool:
         """Whether one of the second cannot follow one of the first."""

@@ -46,7 +46,7 @@ class SearchSpace(Document):
     description: str = ""
     methods: dict[str, dict[str, Any] | None] | None = None
     """Methods by name with narrowed parameters: a value, a list, or `{low:, high:}`; left out: all installed."""
-    most: dict[Technique, Annotated[int, Field(ge=1)]] = {}
+    most: dict[Technique, Annotated[int, Field(ge=1, strict=True)]] = {}
     """How many methods of a technique a recipe may have; left out: one."""
     recovery: dict[str, Any] = {}
     """Narrowed `epochs`, `learning_rate`, `batch_size`."""
@@ -110,6 +110,9 @@ class BoundSpace:
 
     def choices(self, recipe: Recipe) -> dict[str, Any]:
         """The named choices that make a recipe; raises InvalidInput when the space does not hold it."""
+        reason = self._why_not(recipe)
+        if reason:
+            raise InvalidInput(f"recipe '{recipe}' is outside the search space: {reason}")
         steps = {step.method: step for step in recipe.steps}
         given = {f"{name}.{key}": value for name, step in steps.items() for key, value in step.params.items()}
         given |= {f"recovery.{key}": value for key, value in recipe.recovery.plain().items()}
@@ -126,6 +129,13 @@ class BoundSpace:
         if self.recipe(recall).key != recipe.key:
             raise InvalidInput(f"recipe '{recipe}' is outside the search space: the nearest is '{self.recipe(recall)}'")
         return made
+
+    def _why_not(self, recipe: Recipe) -> str:
+        """Why the space does not hold a recipe with these methods, whatever their parameters; empty if it does."""
+        names = [step.method for step in recipe.steps]
+        if recipe.recovery.epochs and self.needs_training.isdisjoint(names):
+            return "nothing in it is trained, so leave out its recovery"
+        return self.openings.why_not(names)
 
     def without(self, reasons: Mapping[str, str]) -> BoundSpace:
         """The space without some methods, with the reasons."""

@@ -23,7 +23,15 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.artifact import load_model, shipped_files, write_model
-from autocompress.compress import COMPARED_SAMPLES, Compressed, compress, fill, resolve, unpack
+from autocompress.compress import (
+    COMPARED_SAMPLES,
+    Compressed,
+    fill,
+    finalize,
+    resolve,
+    train_recipe,
+    unpack,
+)
 from autocompress.data import batches
 from autocompress.effect import byte_count, output_error, outputs, structure
 from autocompress.leaves import leaves
@@ -228,9 +236,17 @@ class MethodContract(UnderTest):
 
 
 def compress_alone(method: Method, task: Task, target: Target) -> Compressed:
-    """The task's model, compressed by one method with its defaults."""
+    """The task's model, compressed by one method with its defaults; a copy, as where a trained model ships twice."""
     recipe = resolve(alone_in_recipe(method), _alone(method), task)
-    return compress(task, recipe, registry=_alone(method), target=target)
+    trained = train_recipe(task, recipe, registry=_alone(method), target=target)
+    inputs = to_device(task.inputs(COMPARED_SAMPLES), target.torch_device)
+    before = outputs(trained.model.eval(), inputs)
+    made = finalize(trained, target, keep=True)
+    error = output_error(outputs(trained.model, inputs), before)
+    assert error < 1e-6, (
+        f"{method.name}: to finalize a copy must leave the trained model as it was, but changed {error}"
+    )
+    return made
 
 
 def alone_in_recipe(method: Method) -> Recipe:

@@ -15,10 +15,12 @@ from torch.utils.data import Subset
 from autocompress.data import batches
 from autocompress.recipe import Recovery
 from autocompress.task import Task
-from autocompress.tensors import call, to_device
+from autocompress.tensors import call, map_tensors, to_device
 
 FEW, MORE = 2, 4
 """Samples of the two batches: what they differ in is what samples take."""
+LOOKED_AT = 64
+"""Samples whose sizes are compared."""
 COPIES = 4
 """Of each trained weight: itself, its gradient, and the two moments of AdamW."""
 HEADROOM = 0.8
@@ -50,10 +52,11 @@ def training_memory(
 ) -> TrainingMemory:
     """What training a model takes beside other modules, where it is, in mixed precision with a `dtype`.
 
-    Two forward passes of a copy count what autograd keeps, each storage once. What a backward pass holds for a moment
-    and what a distillation loss keeps of its own is not seen: `HEADROOM` is for these.
+    Two forward passes of a copy count what autograd keeps, each storage once, of the largest sample that was looked at,
+    since others are padded to its length. What a backward pass holds for a moment and what a distillation loss keeps of
+    its own is not seen: `HEADROOM` is for these.
     """
-    device = next(model.parameters()).device
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     few, more = (_kept_bytes(copy.deepcopy(model).train(), task, samples, device, dtype) for samples in (FEW, MORE))
     sample_bytes = max(more - few, 0) // (MORE - FEW)
     fixed = sum(_bytes(parameter) * (COPIES if parameter.requires_grad else 1) for parameter in model.parameters())
@@ -84,8 +87,7 @@ def _kept_bytes(model: nn.Module, task: Task, samples: int, device: torch.device
             kept[_address(tensor)] = tensor.untyped_storage().nbytes()
         return tensor  # which keeps it, so that no other storage comes to its address
 
-    rows = [index % len(task.train) for index in range(samples)]
-    some: Any = Subset(task.train, rows)  # type: ignore[arg-type]
+    some: Any = Subset(task.train, [_largest_sample(task)] * samples)  # type: ignore[arg-type]
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         torch.enable_grad(),
@@ -96,6 +98,25 @@ def _kept_bytes(model: nn.Module, task: Task, samples: int, device: torch.device
         loss = task.loss(call(model, to_device(inputs, device)), to_device(targets, device))
     del loss
     return sum(kept.values())
+
+
+def _largest_sample(task: Task) -> int:
+    """Where the one with the most numbers is, among some from all over the training data."""
+    count = min(LOOKED_AT, len(task.train))
+    rows = [index * len(task.train) // count for index in range(count)]
+    return max(rows, key=lambda row: _numbers(task.train[row][0]))
+
+
+def _numbers(value: Any) -> int:
+    """How many there are in nested tensors."""
+    counts: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        counts.append(tensor.numel())
+        return tensor
+
+    map_tensors(note, value)
+    return sum(counts)
 
 
 def _address(tensor: Tensor) -> int:

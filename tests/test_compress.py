@@ -25,11 +25,13 @@ from autocompress import (
     Technique,
     Trait,
 )
-from autocompress.compress import Compressed, compress, fill, rebuild, resolve
+from autocompress.compress import Compressed, compress, fill, finalize, rebuild, resolve, train_recipe
+from autocompress.effect import output_error, outputs
 from autocompress.errors import InvalidInput
 from autocompress.leaves import leaves, load_leaves
 from autocompress.method import NoEffect, OutputsDiffer
-from autocompress.plugins import Plugin, Registry
+from autocompress.plugins import Plugin, Registry, registry
+from autocompress.testing_tasks import images
 
 CPU = Target("cpu")
 
@@ -265,3 +267,15 @@ def test_a_failing_training_is_no_methods_fault(task: Task) -> None:
     with pytest.raises(RuntimeError, match="no loss"):
         carry_out(recipe("narrow", "halve", recovery=ONE_EPOCH), replace(task, loss=broken), heard.append)
     assert heard[-1] == ""
+
+
+@pytest.mark.parametrize("name", ["int8_qat", "binary_weights", "ternary_weights", "onnx_int8_qat"])
+def test_what_is_rounded_while_it_trains_ships_more_than_once(name: str) -> None:
+    """Screening finalizes a copy of what is then trained."""
+    task = images()
+    recipe = resolve(Recipe(steps=(Step(method=name),), recovery=Recovery(epochs=1)), registry(), task)
+    trained = train_recipe(task, recipe, registry=registry(), target=Target("cpu"))
+    before = outputs(trained.model, task.inputs(8))
+    copied = outputs(finalize(trained, Target("cpu"), keep=True).model, task.inputs(8))
+    assert output_error(outputs(trained.model, task.inputs(8)), before) == 0
+    assert output_error(outputs(finalize(trained, Target("cpu")).model, task.inputs(8)), copied) == 0

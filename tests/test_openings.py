@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Mapping
 
@@ -60,6 +61,27 @@ def test_of_two_orders_one_is_open() -> None:
     swapped = Openings(TWO.methods, frozenset({("heads", "width")}), TWO.most)
     assert made(swapped, {"pruning": "width"})[1]["pruning 2 after width"] == ("none", "heads", "mask")
     assert made(swapped, {"pruning": "heads"})[1]["pruning 2 after heads"] == ("none", "mask")
+
+
+def test_orders_never_go_in_a_circle() -> None:
+    """Compiling is listed first, and folding cannot follow it: there is one order of all three, as of any two."""
+    names = ("compile", "channels", "fold")
+    openings = Openings({ACCELERATION: names}, frozenset({("compile", "fold")}), {ACCELERATION: 3})
+    rng = random.Random(0)
+    found = {tuple(drawn(openings, rng)[0]) for _ in range(300)}
+    assert {frozenset(steps) for steps in found} == {
+        frozenset(some) for count in range(4) for some in itertools.combinations(names, count)
+    }
+    assert len(found) == 8 and ("channels", "fold", "compile") in found
+
+
+def test_why_a_space_does_not_hold_methods_is_told() -> None:
+    one = Openings(TWO.methods, TWO.conflicts)
+    assert one.why_not(["heads", "mask"]) == (
+        "it has 2 methods of pruning, and the space allows 1: `most: {pruning: 2}` in the space allows more"
+    )
+    assert TWO.why_not(["mask", "heads"]) == "methods of one technique come in the order of the space: heads, mask"
+    assert TWO.why_not(["heads", "mask"]) == TWO.why_not([]) == FOLDING.why_not(["fold", "pack", "compile"]) == ""
 
 
 def test_what_may_come_earlier_is_asked_for_where_there_is_something_to_precede() -> None:
@@ -133,8 +155,11 @@ def test_a_space_with_two_pruning_methods_draws_recipes_that_can_be_carried_out(
         steps=(Step(method="attention_heads"), Step(method="layer_dropping")),
         recovery=Recovery(epochs=1, learning_rate=1e-3),
     )
-    with pytest.raises(InvalidInput, match="is outside the search space"):
+    with pytest.raises(InvalidInput, match="is outside the search space: it has 2 methods of pruning"):
         bind(two_of_pruning(), task, registry(), CPU).choices(both)
+    idle = Recipe(steps=(Step(method="int8_weight_only"),), recovery=Recovery(epochs=2))
+    with pytest.raises(InvalidInput, match="nothing in it is trained, so leave out its recovery"):
+        space.choices(idle)
 
 
 @pytest.mark.parametrize(

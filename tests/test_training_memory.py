@@ -48,6 +48,25 @@ def test_a_look_changes_nothing(task: Task) -> None:
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
+def test_the_longest_sample_counts_since_others_are_padded_to_it(task: Task) -> None:
+    """Wherever it stands in the data."""
+    short, long = (torch.zeros(length, 8) for length in (3, 200))
+
+    def needed(*samples: torch.Tensor) -> int:
+        data = [(sample, torch.tensor(0)) for sample in samples]
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+        model(long[None])
+        whole = replace(task, train=data, collate=padded)
+        return training_memory(model, whole).sample_bytes
+
+    assert needed(short, long) == needed(long, short) == needed(*[short] * 99, long, long) > 200 * 16 * FLOAT
+
+
+def padded(samples: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    inputs, targets = zip(*samples, strict=True)
+    return nn.utils.rnn.pad_sequence(list(inputs), batch_first=True), torch.stack(targets)
+
+
 @pytest.mark.parametrize(("free", "size"), [(10_000, 64), (6_000, 32), (1_500, 4), (1, 1)])
 def test_the_batch_is_halved_until_it_fits(free: int, size: int, capsys: pytest.CaptureFixture[str]) -> None:
     memory = TrainingMemory(fixed_bytes=500, sample_bytes=100)

@@ -6,6 +6,7 @@ import contextlib
 import io
 import tempfile
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -58,6 +59,7 @@ class OnnxInt8(Method, ABC):
 
         graph, interface = to_onnx(model, task)
         prepared = prepare(graph)
+        _untie(prepared)
         with tempfile.TemporaryDirectory() as folder, _quantizer():
             path = Path(folder) / "quantized.onnx"
             self.quantize(prepared, path, plan, task, interface)
@@ -91,6 +93,24 @@ def prepare(graph: Any) -> Any:
         # Symbolic shapes are of no use to the operators quantized here, and their inference fails on some models.
         quant_pre_process(exported, prepared, skip_symbolic_shape=True)
         return onnx.load(prepared)
+
+
+def _untie(graph: Any) -> None:
+    """Gives each Gather a table of its own where another operator multiplies with the same one (a tied head).
+
+    Rows have a scale each where they are looked up, and columns where they are multiplied: one table cannot have both.
+    """
+    tables = {tensor.name: tensor for tensor in graph.graph.initializer}
+    readers = Counter((node.op_type == "Gather", name) for node in graph.graph.node for name in set(node.input))
+    for node in graph.graph.node:
+        name = node.input[0] if node.input else ""
+        if node.op_type == "Gather" and name in tables and readers[False, name]:
+            own = f"{name}_looked_up"
+            if own not in tables:
+                tables[own] = graph.graph.initializer.add()
+                tables[own].CopyFrom(tables[name])
+                tables[own].name = own
+            node.input[0] = own
 
 
 def _prepared(task: Task) -> Any:

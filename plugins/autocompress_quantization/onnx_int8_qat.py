@@ -73,12 +73,19 @@ def _multiplies(layer: nn.Module) -> bool:
 
 
 class _RoundedInputs:
-    """A hook that rounds what a layer is given to 256 values over its range, 0 among them; the same stays the same."""
+    """A hook that rounds what a layer multiplies to 256 values over its range, 0 among them; the same stays the same.
+
+    Of attention these are queries, keys and values, and not the masks that come after them.
+    """
 
     def __call__(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        floats = {id(value): value for value in args if isinstance(value, Tensor) and value.is_floating_point()}
-        rounded = {key: _rounded(value) for key, value in floats.items()}
+        multiplied = args[: 3 if isinstance(layer, nn.MultiheadAttention) else 1]
+        rounded = {id(value): _rounded(value) for value in multiplied if _is_float(value)}
         return tuple(rounded.get(id(value), value) for value in args)
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 0
 
 
 def _rounded(values: Tensor) -> Tensor:

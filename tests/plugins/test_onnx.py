@@ -19,7 +19,7 @@ from autocompress_quantization.onnx_int8 import int8_weights
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from autocompress import NotApplicable, Target, Task
+from autocompress import Method, NotApplicable, Target, Task
 from autocompress.effect import output_error, outputs
 from autocompress.tensors import call
 from autocompress.testing_families import char_lstm, dict_inputs, variable_length
@@ -229,3 +229,26 @@ def test_the_graph_keeps_no_notes_of_the_exporter() -> None:
     assert not any(node.metadata_props or node.doc_string for node in graph.graph.node)
     assert [node.name for node in graph.graph.input] == ["input_0"]
     assert [node.name for node in graph.graph.output] == ["output_0"]
+
+
+@pytest.mark.parametrize("method", [OnnxInt8Static(), OnnxInt8Dynamic()], ids=lambda method: method.name)
+def test_a_head_that_shares_the_embeddings_table(method: Method) -> None:
+    """Rows have a scale each where they are looked up, and where they are multiplied."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(30, 16), nn.Linear(16, 30)
+            self.head.weight = self.embedding.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.head(self.embedding(x).mean(dim=1))
+            return logits
+
+    torch.manual_seed(0)
+    task = make_task(Tied().eval(), torch.randint(30, (64, 7)))
+    method.check(task, CPU)
+    plan = method.decide(task.trained_model(), {"calibration": "minmax", "samples": 32}, task)
+    model = method.finalize(task.trained_model(), plan, task, CPU)
+    assert len(int8_weights(graph_of(model))) == 2
+    assert 0 < error(model, task, 32) < 0.05

@@ -113,6 +113,22 @@ def test_attention_keeps_knowing_that_it_looks_at_itself() -> None:
     assert query is key is value and distinct(query) <= 256
 
 
+def test_a_mask_is_not_rounded() -> None:
+    layer = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    METHOD.reshape(layer, {"weights": {"in_proj_weight": [255, 0]}})
+    inputs, mask = torch.randn(2, 5, 8), torch.full((5, 5), -torch.inf).triu(1)
+    attended, _ = layer(inputs, inputs, inputs, None, False, mask)
+    assert attended.isfinite().all()
+    torch.testing.assert_close(
+        attended[:, 0], layer(inputs[:, :1], inputs[:, :1], inputs[:, :1])[0][:, 0], atol=0.05, rtol=0
+    )
+
+
+def test_no_rows_are_no_error() -> None:
+    layer = METHOD.reshape(nn.Linear(8, 3), {"weights": {"weight": [255, 0]}})
+    assert layer(torch.empty(0, 8)).shape == (0, 3)
+
+
 def test_a_model_with_nothing_to_round_is_told() -> None:
     torch.manual_seed(0)
     tables = nn.Sequential(nn.Embedding(50, 8), nn.Flatten())
