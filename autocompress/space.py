@@ -133,6 +133,9 @@ class BoundSpace:
     def _why_not(self, recipe: Recipe) -> str:
         """Why the space does not hold a recipe with these methods, whatever their parameters; empty if it does."""
         names = [step.method for step in recipe.steps]
+        others = [name for name in names if name not in self.parameters]
+        if others:
+            return f"it has {', '.join(map(repr, others))}, which the space does not have"
         if recipe.recovery.epochs and self.needs_training.isdisjoint(names):
             return "nothing in it is trained, so leave out its recovery"
         return self.openings.why_not(names)
