@@ -21,7 +21,6 @@ Ask = Callable[[str, Choice], str]
 """Gives the method that is chosen, by the name of the choice."""
 Opening = tuple[str, list[str], list[str]]
 """The name of a choice, the steps that leave it fewer methods, and those that it has."""
-Find = Callable[[Technique, int, Sequence[str]], Opening]
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,12 @@ class Openings:
         for technique in self.methods:
             first = len(steps)
             for _ in range(self.most.get(technique, 1)):
-                name = self._ask(ask, self._next, technique, first, steps)
+                name = self._ask(ask, False, technique, first, steps)
                 if name == NO_STEP:
                     break
                 steps.append(name)
             if len(steps) > first and technique in self.early:
-                name = self._ask(ask, self._earlier, technique, first, steps)
+                name = self._ask(ask, True, technique, first, steps)
                 if name != NO_STEP:
                     steps.insert(first, name)
         return steps
@@ -82,10 +81,10 @@ class Openings:
         conflicts = frozenset(pair for pair in self.conflicts if not any(name in gone for name in pair))
         return Openings(rest(self.methods), conflicts, self.most, rest(self.early))
 
-    def _ask(self, ask: Ask, find: Find, technique: Technique, first: int, steps: Sequence[str]) -> str:
-        key = (find.__name__, technique, first, *steps)
+    def _ask(self, ask: Ask, early: bool, technique: Technique, first: int, steps: Sequence[str]) -> str:
+        key = (early, technique, first, *steps)
         if key not in self._made:
-            label, blockers, open_to = find(technique, first, steps)
+            label, blockers, open_to = (self._earlier if early else self._next)(technique, first, steps)
             self._made[key] = AFTER.join([label, *blockers]), Choice((NO_STEP, *open_to), NO_STEP) if open_to else None
         label, choice = self._made[key]
         return NO_STEP if choice is None else ask(label, choice)

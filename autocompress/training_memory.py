@@ -57,11 +57,13 @@ def training_memory(
     its own is not seen: `HEADROOM` is for these.
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    few, more = (_kept_bytes(copy.deepcopy(model).train(), task, samples, device, dtype) for samples in (FEW, MORE))
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # reading a sample may draw
+        row = _largest_sample(task)
+        few, more = (_kept_bytes(copy.deepcopy(model).train(), task, [row] * n, device, dtype) for n in (FEW, MORE))
     sample_bytes = max(more - few, 0) // (MORE - FEW)
-    fixed = sum(_bytes(parameter) * (COPIES if parameter.requires_grad else 1) for parameter in model.parameters())
-    fixed += sum(map(_bytes, model.buffers()))
-    fixed += sum(_bytes(tensor) for other in others for tensor in (*other.parameters(), *other.buffers()))
+    fixed = sum(parameter.nbytes * (COPIES if parameter.requires_grad else 1) for parameter in model.parameters())
+    fixed += sum(buffer.nbytes for buffer in model.buffers())
+    fixed += sum(tensor.nbytes for other in others for tensor in (*other.parameters(), *other.buffers()))
     return TrainingMemory(fixed + max(few - FEW * sample_bytes, 0), sample_bytes)
 
 
@@ -77,8 +79,8 @@ def fitted(recovery: Recovery, memory: TrainingMemory, free_bytes: int) -> Recov
     return recovery.model_copy(update={"batch_size": size})
 
 
-def _kept_bytes(model: nn.Module, task: Task, samples: int, device: torch.device, dtype: torch.dtype | None) -> int:
-    """What autograd keeps of a forward pass and the loss, beside the model's own tensors."""
+def _kept_bytes(model: nn.Module, task: Task, rows: list[int], device: torch.device, dtype: torch.dtype | None) -> int:
+    """What autograd keeps of a forward pass on these samples and the loss, beside the model's own tensors."""
     own = {_address(tensor) for tensor in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
 
@@ -87,14 +89,13 @@ def _kept_bytes(model: nn.Module, task: Task, samples: int, device: torch.device
             kept[_address(tensor)] = tensor.untyped_storage().nbytes()
         return tensor  # which keeps it, so that no other storage comes to its address
 
-    some: Any = Subset(task.train, [_largest_sample(task)] * samples)  # type: ignore[arg-type]
+    some: Any = Subset(task.train, rows)  # type: ignore[arg-type]
     with (
-        torch.random.fork_rng([device] if device.type == "cuda" else []),
         torch.enable_grad(),
         torch.autocast(device.type, dtype, enabled=dtype is not None),
         saved_tensors_hooks(note, lambda tensor: tensor),
     ):
-        inputs, targets = next(iter(batches(some, samples, collate=task.collate)))
+        inputs, targets = next(iter(batches(some, len(rows), collate=task.collate)))
         loss = task.loss(call(model, to_device(inputs, device)), to_device(targets, device))
     del loss
     return sum(kept.values())
@@ -121,7 +122,3 @@ def _numbers(value: Any) -> int:
 
 def _address(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.nbytes

@@ -59,7 +59,6 @@ class OnnxInt8(Method, ABC):
 
         graph, interface = to_onnx(model, task)
         prepared = prepare(graph)
-        _untie(prepared)
         with tempfile.TemporaryDirectory() as folder, _quantizer():
             path = Path(folder) / "quantized.onnx"
             self.quantize(prepared, path, plan, task, interface)
@@ -83,7 +82,7 @@ class OnnxInt8(Method, ABC):
 
 
 def prepare(graph: Any) -> Any:
-    """The graph with constants folded and shapes inferred, as the quantizers want it."""
+    """The graph with constants folded, shapes inferred and tables untied, as the quantizers want it."""
     import onnx
     from onnxruntime.quantization import quant_pre_process
 
@@ -92,7 +91,9 @@ def prepare(graph: Any) -> Any:
         onnx.save(graph, exported)
         # Symbolic shapes are of no use to the operators quantized here, and their inference fails on some models.
         quant_pre_process(exported, prepared, skip_symbolic_shape=True)
-        return onnx.load(prepared)
+        ready = onnx.load(prepared)
+    _untie(ready)
+    return ready
 
 
 def _untie(graph: Any) -> None:
