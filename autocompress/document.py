@@ -51,7 +51,7 @@ class Document(BaseModel):
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     problem = error.errors()[0]
-    place = ".".join(str(part) for part in problem["loc"])
+    place = ".".join(str(part) for part in problem["loc"] if part != "[key]")  # pydantic's mark of a mapping's key
     if problem["type"] == "extra_forbidden":
         key = str(problem["loc"][-1])
         return f"unknown key {place!r}{did_you_mean(key, _known_keys(model, problem['loc'][:-1]))}"
