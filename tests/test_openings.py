@@ -163,7 +163,8 @@ def test_a_space_with_two_pruning_methods_draws_recipes_that_can_be_carried_out(
 
 
 @pytest.mark.parametrize(
-    ("most", "reason"), [({"pruning": 0}, "greater than or equal to 1"), ({"cutting": 2}, r"most\.cutting: .*'pruning'")]
+    ("most", "reason"),
+    [({"pruning": 0}, "greater than or equal to 1"), ({"cutting": 2}, r"most\.cutting: .*'pruning'")],
 )
 def test_how_many_there_may_be_is_checked(most: dict[str, int], reason: str) -> None:
     with pytest.raises(InvalidInput, match=f"^space: .*{reason}"):
