@@ -70,10 +70,10 @@ class CompiledModel(Wrapper):
         super().__init__(model)
         with quiet():
             import torch._inductor as inductor
+
+            options = {**inductor.list_mode_options(mode), "compile_threads": 1}
+            self._compiled = torch.compile(functools.partial(call, model), options=options)
         self._freezing = inductor.config.patch(freezing=freezing)
-        self._compiled = torch.compile(
-            functools.partial(call, model), options={**inductor.list_mode_options(mode), "compile_threads": 1}
-        )
         self._seen: set[Any] = set()
         torch.compiler.reset()
         CompiledModel.resets += 1
