@@ -32,7 +32,7 @@ SLOW_TO_LOAD = ("torch_compile",)
 """They compile again where they are loaded, and so are loaded in another process only."""
 
 LOAD_ALL = bool(os.environ.get("AUTOCOMPRESS_ALL_FAMILIES"))
-"""Whether what methods make of each family is loaded in another process, and not of one or two families a method."""
+"""Whether what methods make of each family is loaded in another process, and not of one family a method and file."""
 
 
 class FamilyContract(UnderTest):
@@ -73,13 +73,11 @@ class FamilyContract(UnderTest):
         assert wrong == {}, "outputs differ by more than reload_error, or the artifact does not load"
 
     def pairs(self) -> Iterator[tuple[Method, Task]]:
-        """Each method with one or two of these families that it is applicable to, other ones for other methods."""
+        """Each method with one of these families that it is applicable to, another one for other methods."""
         for turn, method in enumerate(self.methods_under_test()):
             tasks = [task for factory in self.tasks.values() if self.reason(method, task := factory()) is None]
             first = turn % max(len(tasks), 1)
-            turned = tasks[first:] + tasks[:first]
-            count = len(turned) if LOAD_ALL else 1 if method.name in SLOW_TO_LOAD else 2
-            yield from ((method, task) for task in turned[:count])
+            yield from ((method, task) for task in (tasks if LOAD_ALL else tasks[first : first + 1]))
 
 
 def families(*names: str) -> dict[str, Callable[[], Task]]:
