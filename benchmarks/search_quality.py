@@ -200,7 +200,6 @@ ABLATIONS = {
     "ours, size and latency predicted": ours(costs=False),
     f"ours, {CHECKED} candidates measured": ours(checks=CHECKED),
     "ours, no neighbours": ours(neighbours=False),
-    "ours, no refinements": ours(refinements=0),
     "ours, a beginning of 5": ours(startup=STARTUP),
     "ours, no TPE": ours(underneath=None),
     "ours, no free exploration": ours(exploration=0.0),
@@ -232,7 +231,7 @@ def curve(row: Row, table: Table, seed: int) -> dict[str, Any]:
 def paired(results: Mapping[str, Any], first: str, second: str) -> list[float]:
     """Wilcoxon's signed-rank test on equal seeds, at each mark: the probability of such a difference by chance."""
     pairs = zip(*(np.array([run["at"] for run in results[name]["runs"]]).T for name in (first, second)), strict=True)
-    return [float(scipy.stats.wilcoxon(one, other).pvalue) for one, other in pairs]
+    return [1.0 if (one == other).all() else float(scipy.stats.wilcoxon(one, other).pvalue) for one, other in pairs]
 
 
 def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

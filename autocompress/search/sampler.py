@@ -36,8 +36,6 @@ NEIGHBOURS = 0.6
 """Share of the candidates that are neighbours of the front."""
 FINALIZERS = 0.15
 """Share of the candidates that are other finalizers on what was trained before, where trainings are shared."""
-LEADERS, NEAR = 8, 128
-"""The candidates that a refinement goes on from, and how many candidates next to them it looks at."""
 STARTUP = 5
 """Trials before the model has a say, unless told otherwise: what was queued, and free exploration."""
 LEAST_SCORED, LEAST_MEASURED = 2, 5
@@ -50,7 +48,7 @@ DRAWS = 1000
 """Draws for a recipe that was not tried, before a repeated one is proposed."""
 
 
-RANDOM, REFINED = "random candidate", "refined "
+RANDOM = "random candidate"
 
 
 class Candidate(NamedTuple):
@@ -63,8 +61,8 @@ class Reason:
     """Why a recipe was proposed."""
 
     origin: str
-    """`free exploration`, `neighbour of trial 12`, `other finalizers on the prefix of trial 12`, `random candidate`,
-    `candidate of TPESampler`; with `refined` before it, some changes away from that."""
+    """`free exploration`, `neighbour of trial 12`, `other finalizers on the prefix of trial 12`, `random candidate`, or
+    `candidate of TPESampler`."""
     expected: tuple[float, ...] | None = None
     """What it was expected to score, by objective."""
     gain: float | None = None
@@ -86,11 +84,11 @@ class GreyBoxSampler(BaseSampler):
     themselves: all candidates are predicted, and costs asked for only of that many of the best before one is taken.
 
     The first `startup` trials are what was queued and random recipes. `exploration` is the share of proposals that are
-    random from then on; the others are the best of `candidates`, after so many `refinements`: each looks at what is
-    next to the best so far. A trial's cost is what `seconds` says of it, or its duration. `neighbours`, `underneath`
-    and `cost_aware` switch off neighbours of the front, candidates of another sampler, and the division by expected
-    seconds. Where trainings are `shared`, candidates that go on from one that was done, or runs, are offered, and cost
-    what `after_training` says. Equal seeds and equal histories, durations included, give equal proposals.
+    random from then on; the others are the best of `candidates`. A trial's cost is what `seconds` says of it, or its
+    duration. `neighbours`, `underneath` and `cost_aware` switch off neighbours of the front, candidates of another
+    sampler, and the division by expected seconds. Where trainings are `shared`, candidates that go on from one that was
+    done, or runs, are offered, and cost what `after_training` says. Equal seeds and equal histories (durations
+    included) give equal proposals.
     """
 
     def __init__(
@@ -105,7 +103,6 @@ class GreyBoxSampler(BaseSampler):
         startup: int = STARTUP,
         exploration: float = 0.3,
         candidates: int = 640,
-        refinements: int = 1,
         cost_aware: bool = True,
         seconds: Seconds | None = None,
         shared: Shared | None = None,
@@ -118,7 +115,7 @@ class GreyBoxSampler(BaseSampler):
         self._space, self._seed = Space(define), seed
         self._startup, self._exploration = startup, exploration
         self._neighbours, self._checks = neighbours, checks if costs else None
-        self._candidate_count, self._refinements = candidates, refinements
+        self._candidate_count = candidates
         self._sampler = _tpe(seed) if underneath == "tpe" else underneath
         self._forecaster = Forecaster(
             costs, *((seconds or _duration_s, after_training) if cost_aware else (None, None))
@@ -182,9 +179,6 @@ class GreyBoxSampler(BaseSampler):
         self._forecaster.fit(history, self._lessons(history, rng), self._space.distributions, pending)
         yardstick = self._yardstick(history, pending)
         outlook, gain, order = self._judge(candidates, yardstick, measure=self._checks is None)
-        for _ in range(self._refinements):
-            candidates = self._next_to([candidates[index] for index in order[:LEADERS]], history, rng)
-            outlook, gain, order = self._judge(candidates, yardstick, measure=self._checks is None)
         if self._checks is not None:
             candidates = [candidates[index] for index in order[: self._checks]]
             outlook, gain, order = self._judge(candidates, yardstick, measure=True)
@@ -216,16 +210,6 @@ class GreyBoxSampler(BaseSampler):
                 candidate = Candidate(self._space.at_random(rng), RANDOM)
             if candidate.params not in history:
                 found.setdefault(key_of(candidate.params), candidate)
-        return list(found.values())
-
-    def _next_to(self, leaders: Sequence[Candidate], history: History, rng: random.Random) -> list[Candidate]:
-        """The leaders, and untried recipes that differ from one of them in little: local search, as in Hutter et al."""
-        found = {key_of(leader.params): leader for leader in leaders}
-        for index in range(NEAR):
-            params, origin = leaders[index % len(leaders)]
-            near = Candidate(self._space.neighbour(params, rng), REFINED + origin.removeprefix(REFINED))
-            if near.params not in history:
-                found.setdefault(key_of(near.params), near)
         return list(found.values())
 
     def _other_finalizers(self, history: History, rng: random.Random) -> Candidate:

@@ -288,9 +288,7 @@ def test_long_searches_begin_with_more_free_exploration() -> None:
 
 
 def test_each_part_can_be_switched_off() -> None:
-    alone = GreyBoxSampler(
-        SPACE, candidates=96, refinements=0, neighbours=False, underneath=None, exploration=0.0, cost_aware=False
-    )
+    alone = GreyBoxSampler(SPACE, candidates=96, neighbours=False, underneath=None, exploration=0.0, cost_aware=False)
     run(alone, 16)
     assert set(origins(alone)[STARTUP:]) == {"random candidate"}
     assert all(reason.seconds is None for reason in alone.reasons.values())
@@ -301,15 +299,9 @@ def test_each_part_can_be_switched_off() -> None:
 
 def test_another_sampler_underneath_offers_candidates() -> None:
     nsga = optuna.samplers.NSGAIISampler(population_size=4, seed=0)
-    sampler = GreyBoxSampler(SPACE, underneath=nsga, candidates=2, refinements=0, neighbours=False, exploration=0.0)
+    sampler = GreyBoxSampler(SPACE, underneath=nsga, candidates=2, neighbours=False, exploration=0.0)
     run(sampler, 30)
     assert "candidate of NSGAIISampler" in origins(sampler)
-
-
-def test_refinements_go_on_from_the_best_candidates() -> None:
-    sampler = GreyBoxSampler(SPACE, candidates=8, neighbours=False, underneath=None, exploration=0.0)
-    run(sampler, 25)
-    assert "refined random candidate" in origins(sampler)
 
 
 def test_only_as_many_costs_are_asked_for_as_allowed() -> None:
