@@ -47,7 +47,7 @@ class RungReport:
 
     def __str__(self) -> str:
         if self.rank_correlation is None:
-            return f"{self.trials} trials are too few to tell its rank correlation with the end"
+            return f"too few trials ({self.trials}) to tell its rank correlation with the end"
         return f"rank correlation with the end {self.rank_correlation:.2f} over {self.trials} trials"
 
 

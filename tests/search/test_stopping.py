@@ -295,4 +295,4 @@ def test_the_result_says_what_was_stopped(search: Search, settings: Settings, ca
     print_result(run)
     told = capsys.readouterr().out
     assert "Stopping spared the rest of a training, which may have taken about 8 s, in 0 s." in told
-    assert "Rung at 1/9 of the epochs: 2 trials are too few" in told
+    assert "Rung at 1/9 of the epochs: too few trials (2)" in told
